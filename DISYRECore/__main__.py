@@ -1,0 +1,7 @@
+"""Lets ``python -m DISYRECore`` stand for the command ``disyre``."""
+
+import sys
+
+from DISYRECore.cli import main
+
+sys.exit(main())

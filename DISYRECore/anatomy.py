@@ -1,0 +1,133 @@
+"""Label maps of healthy heads, held as one tensor from which any slab can be sampled.
+
+Label values follow FreeSurfer and SynthSeg: brain structures below 500, extra-cerebral tissue from 500 on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.volume import read_volume, to_canonical
+
+CSF_LABEL = 24
+FIRST_HEAD_LABEL = 500
+DISTANCE_STEP_MM = 0.125
+
+_MIRRORED = {
+    41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18,
+    57: 25, 58: 26, 60: 28, 62: 30, 163: 136, 164: 137,
+}  # fmt: skip
+_WHITE_MATTER_LESIONS = {25: 2}
+
+
+def merge_sides(labels: np.ndarray) -> np.ndarray:
+    """Gives right-hemisphere labels the value of their left twin, and lesions that of white matter.
+
+    White-matter lesions are drawn as healthy white matter: they are what the models must learn to find.
+    """
+    table = np.arange(max(int(labels.max()), 999) + 1)
+    for right, left in _MIRRORED.items():
+        table[right] = left
+    for lesion, tissue in _WHITE_MATTER_LESIONS.items():
+        table[table == lesion] = tissue
+    return table[labels]
+
+
+@dataclass(frozen=True)
+class AnatomyBank:
+    """Healthy anatomies on a common 1 mm-like lattice, axes ordered (Z, Y, X) = (S, A, R).
+
+    Attributes:
+        classes: (N, Z, Y, X) uint8, index into `label_values`.
+        distance: (N, Z, Y, X) uint8, distance outside brain tissue in steps of `DISTANCE_STEP_MM`, 0 inside.
+        label_values: label of each class index, ascending, sides merged.
+        spacing_mm: isotropic spacing of the lattice.
+        brain_samples: (N, S) uint8, classes of voxels drawn at random from each brain; they stand for its
+            volume fractions when intensities are normalised.
+    """
+
+    classes: Tensor
+    distance: Tensor
+    label_values: tuple[int, ...]
+    spacing_mm: float
+    brain_samples: Tensor
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> AnatomyBank:
+        """Returns the bank on `device`."""
+        return AnatomyBank(
+            self.classes.to(device),
+            self.distance.to(device),
+            self.label_values,
+            self.spacing_mm,
+            self.brain_samples.to(device),
+        )
+
+
+def brain_tissue(labels: np.ndarray) -> np.ndarray:
+    """Mask of brain tissue and ventricles (everything below 500 but background and outer CSF)."""
+    return (labels > 0) & (labels < FIRST_HEAD_LABEL) & (labels != CSF_LABEL)
+
+
+def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216, 176)) -> AnatomyBank:
+    """Reads label maps and centres each on its brain.
+
+    Args:
+        paths: Label maps of whole heads, all with the same isotropic spacing.
+        size_mm: Extent kept around the centre of each brain, in mm along (S, A, R). Use more to keep the head.
+
+    Raises:
+        DisyreError: No path, a file that is no label map, or spacings that differ.
+    """
+    if not paths:
+        raise DisyreError("No label maps were found; give a folder that holds label maps of healthy heads.")
+    volumes = [to_canonical(read_volume(path)) for path in paths]
+    spacings = np.array([volume.spacing_mm for volume in volumes])
+    if np.ptp(spacings) > 1e-3:
+        raise DisyreError("The label maps differ in spacing; resample them to one isotropic spacing first.")
+    spacing = float(spacings[0, 0])
+    shape = tuple(round(extent / spacing) for extent in size_mm)
+    labels = np.stack([_centred(merge_sides(np.rint(v.voxels).astype(np.int64)).T, shape) for v in volumes])
+    values, classes = np.unique(labels, return_inverse=True)
+    distance = np.stack([_outer_distance(brain_tissue(one), spacing) for one in labels])
+    classes = classes.reshape(labels.shape).astype(np.uint8)
+    samples = np.stack([_brain_samples(c, d) for c, d in zip(classes, distance, strict=True)])
+    return AnatomyBank(
+        torch.from_numpy(classes),
+        torch.from_numpy(distance),
+        tuple(int(v) for v in values),
+        spacing,
+        torch.from_numpy(samples),
+    )
+
+
+def _centred(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Crops or pads (Z, Y, X) labels to `shape` around the middle of the brain's bounding box; the border is 0."""
+    box = ndimage.find_objects(brain_tissue(labels).astype(np.uint8))[0]
+    start = [(b.start + b.stop) // 2 - n // 2 for b, n in zip(box, shape, strict=True)]
+    out = np.zeros(shape, labels.dtype)
+    source = tuple(slice(max(s, 0), min(s + n, m)) for s, n, m in zip(start, shape, labels.shape, strict=True))
+    target = tuple(slice(c.start - s, c.stop - s) for c, s in zip(source, start, strict=True))
+    out[target] = labels[source]
+    inside = np.zeros_like(out)
+    inside[1:-1, 1:-1, 1:-1] = out[1:-1, 1:-1, 1:-1]
+    return inside
+
+
+def _outer_distance(tissue: np.ndarray, spacing_mm: float) -> np.ndarray:
+    distance = ndimage.distance_transform_edt(~tissue, sampling=spacing_mm)
+    return np.clip(distance / DISTANCE_STEP_MM, 0, 255).astype(np.uint8)
+
+
+def _brain_samples(classes: np.ndarray, distance: np.ndarray, count: int = 4096, rim_mm: float = 2.0) -> np.ndarray:
+    inside = classes[distance <= rim_mm / DISTANCE_STEP_MM]
+    return np.random.default_rng(0).choice(inside, count)

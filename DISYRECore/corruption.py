@@ -1,0 +1,275 @@
+"""The forward process: healthy slices become anomalous by a known amount.
+
+Equations (x healthy, m shape mask, fp foreign patch, alpha severity):
+
+    FPI   x_c = (1 - alpha m) x + alpha m fp                       DISYRE, ISBI 2024
+    DAG   fp is first rescaled to the range of x under m (texture),
+          then x_c <- clip(x_c + sign b m_bias), where m_bias is m
+          restricted to some intensity classes (tissues)           DISYRE v2, MICCAI 2024
+    flat  fp = level + contrast (fp - mean of fp under m)          own addition
+
+Shape, texture strength and source, bias strength, sign and tissue are independent draws ("disentangled").
+`draw_corruption` draws, `apply_corruption` applies; the same parameters always give the same images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from DISYRECore.filters import gaussian_blur
+from DISYRECore.shapes import ShapeBank, ShapeParameters, draw_shapes, render_shapes
+
+FAMILIES = ("fpi", "dag", "flat")
+CLASSES = 5
+"""Intensity classes that a bias may choose from."""
+
+PUBLISHED_CENTROIDS = (0.0057, 0.3828, 0.6122, 0.7692, 0.9385)
+"""Intensity classes of the released code; meant for its own normalisation."""
+
+
+@dataclass(frozen=True)
+class CorruptionSettings:
+    """What the forward process may draw.
+
+    Attributes:
+        families: Weight of each of `FAMILIES`.
+        sizes: ``wide`` or ``published``, see `shapes`.
+        anomalies: Probability of 0, 1, 2, ... anomalies in a slice. The published methods use (0, 1).
+        centroids: Fixed intensity classes of the bias, or None for the quantiles of each slice.
+        visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
+    """
+
+    families: dict[str, float] = field(default_factory=lambda: {"fpi": 0.2, "dag": 0.45, "flat": 0.35})
+    sizes: str = "wide"
+    anomalies: tuple[float, ...] = (0.15, 0.4, 0.3, 0.15)
+    centroids: tuple[float, ...] | None = None
+    visible: float = 0.03
+
+
+@dataclass(frozen=True)
+class AnomalyParameters:
+    """One anomaly in each of B slabs.
+
+    Attributes:
+        active: (B,) bool.
+        shape: Where and how large.
+        family: (B,) index into `FAMILIES`.
+        alpha: (B,) texture severity in [0, 1].
+        source: (B,) slab that the foreign patch is cut from.
+        motion: (B, 2, 3) in-plane affine map that brings the patch to the anomaly.
+        level: (B,) mean of a flat anomaly.
+        contrast: (B,) how much of the patch's texture a flat anomaly keeps.
+        bias: (B,) signed bias.
+        selected: (B, 5) uniform numbers; class k takes part in the bias when its number is below its share.
+    """
+
+    active: Tensor
+    shape: ShapeParameters
+    family: Tensor
+    alpha: Tensor
+    source: Tensor
+    motion: Tensor
+    level: Tensor
+    contrast: Tensor
+    bias: Tensor
+    selected: Tensor
+
+    def subset(self, who: Tensor) -> AnomalyParameters:
+        """The anomalies of some slabs."""
+        values = {name: value[who] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return AnomalyParameters(**values, shape=self.shape.subset(who))
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Outcome of the forward process on B slabs.
+
+    Attributes:
+        image: (B, Z, Y, X) in [0, 1].
+        region: (B, Z, Y, X) bool, where the image visibly changed.
+        severity: (B,) in [0, 1], what the network is told; 0 where nothing was changed.
+    """
+
+    image: Tensor
+    region: Tensor
+    severity: Tensor
+
+
+def draw_corruption(
+    bank: ShapeBank, mask: Tensor, spacing_mm: float, generator: Generator, settings: CorruptionSettings
+) -> list[AnomalyParameters]:
+    """Draws the anomalies of B slabs.
+
+    Args:
+        bank: Random shapes.
+        mask: (B, Z, Y, X) brain mask; anomalies are centred on brain voxels of the middle slice.
+        spacing_mm: Spacing of the lattice.
+        generator: On the device of `mask`.
+        settings: What may be drawn.
+
+    Returns:
+        The anomalies in the order in which they are applied; some slabs sit out the later ones.
+    """
+    weights = torch.tensor(settings.anomalies, device=mask.device)
+    count = torch.multinomial(weights, len(mask), replacement=True, generator=generator)
+    return [
+        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k)
+        for k in range(len(settings.anomalies) - 1)
+    ]
+
+
+def _draw_anomaly(
+    bank: ShapeBank,
+    mask: Tensor,
+    spacing_mm: float,
+    generator: Generator,
+    settings: CorruptionSettings,
+    active: Tensor,
+) -> AnomalyParameters:
+    b, device = len(mask), mask.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand((b, *shape), generator=generator, device=device)
+
+    centre = _draw_centres(mask, spacing_mm, generator)
+    weights = torch.tensor([settings.families.get(f, 0.0) for f in FAMILIES], device=device)
+    family = torch.multinomial(weights, b, replacement=True, generator=generator)
+    sign = torch.where(uniform() < 0.5, -1.0, 1.0)
+    return AnomalyParameters(
+        active=active & mask.flatten(1).any(1),
+        shape=draw_shapes(bank, centre, generator, settings.sizes),
+        family=family,
+        alpha=uniform(),
+        source=torch.randperm(b, generator=generator, device=device),
+        motion=_draw_motion(uniform(4)),
+        level=uniform(),
+        contrast=uniform().square(),
+        bias=torch.where(family == FAMILIES.index("dag"), sign * uniform(), torch.zeros(b, device=device)),
+        selected=uniform(5),
+    )
+
+
+def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator) -> Tensor:
+    """A random brain voxel of the middle slice, mm from the middle of the lattice, (B, 3)."""
+    _, z, y, x = mask.shape
+    weights = mask[:, z // 2].flatten(1).float()
+    weights = weights + (weights.sum(1, keepdim=True) == 0)
+    flat = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    row, column = flat // x - (y - 1) / 2, flat % x - (x - 1) / 2
+    return torch.stack([torch.zeros_like(row), row, column], 1) * spacing_mm
+
+
+def _draw_motion(u: Tensor) -> Tensor:
+    """Rotation of any angle, zoom .7 to 1.4, shift up to a quarter of the slice; (B, 2, 3)."""
+    angle, zoom = (u[:, 0] - 0.5) * 2 * torch.pi, 0.7 + 0.7 * u[:, 1]
+    cos, sin, shift = angle.cos() * zoom, angle.sin() * zoom, (u[:, 2:] - 0.5)
+    return torch.stack(
+        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )
+
+
+def apply_corruption(
+    bank: ShapeBank,
+    image: Tensor,
+    mask: Tensor,
+    anomalies: list[AnomalyParameters],
+    spacing_mm: float,
+    settings: CorruptionSettings,
+) -> Corrupted:
+    """Applies drawn anomalies one after the other to slabs (B, Z, Y, X) in [0, 1].
+
+    Nothing changes outside `mask`. The severity of a slab is the largest of its anomalies': the nominal alpha of
+    its texture and the realised maximum of its bias.
+    """
+    depth, height, width = image.shape[1:]
+    out, severity = image.clone(), torch.zeros(len(image), device=image.device)
+    for everyone in anomalies:
+        who = everyone.active.nonzero()[:, 0]
+        if len(who) == 0:
+            continue
+        p = everyone.subset(who)
+        before = out[who]
+        m = render_shapes(bank, p.shape, (depth, height, width), spacing_mm) * mask[who]
+        textured = interpolate(before, foreign_patch(image, before, m, p), m, p.alpha)
+        biased = add_bias(textured, bias_mask(textured, m, p.selected, settings.centroids), p.bias)
+        changed_texture = (textured != before).flatten(1).any(1)
+        realised = (biased - textured).abs().flatten(1).amax(1)
+        severity[who] = torch.maximum(severity[who], torch.maximum(p.alpha * changed_texture, realised))
+        out[who] = biased
+    change = gaussian_blur((out - image).abs(), 1.5)
+    return Corrupted(out, (change > settings.visible) & mask, severity)
+
+
+def interpolate(x: Tensor, patch: Tensor, m: Tensor, alpha: Tensor) -> Tensor:
+    """x_c = (1 - alpha m) x + alpha m fp."""
+    weight = _column(alpha) * m
+    return (1 - weight) * x + weight * patch
+
+
+def foreign_patch(source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameters) -> Tensor:
+    """The patch fp of each slab, prepared as its family asks."""
+    grid = F.affine_grid(p.motion, [len(target), 1, *source.shape[2:]], align_corners=False)
+    moved = F.grid_sample(source[p.source], grid, align_corners=False, padding_mode="reflection")
+    family = _column(p.family)
+    matched = match_range(moved, target, m)
+    flat = flatten_patch(moved, m, p.level, p.contrast)
+    patch = torch.where(family == FAMILIES.index("dag"), matched, moved)
+    return torch.where(family == FAMILIES.index("flat"), flat, patch)
+
+
+def match_range(patch: Tensor, target: Tensor, m: Tensor) -> Tensor:
+    """Rescales the patch to the minimum and maximum of the target under m > 0 (DAG texture)."""
+    low, high = _range_under(target, m)
+    patch_low, patch_high = _range_under(patch, m)
+    scaled = (patch - patch_low) / (patch_high - patch_low + 1e-3)
+    return (low + scaled * (high - low)).clamp(0, 1)
+
+
+def _range_under(image: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    low = image.masked_fill(m <= 0, torch.inf).flatten(1).amin(1)
+    high = image.masked_fill(m <= 0, -torch.inf).flatten(1).amax(1)
+    empty = low > high
+    return _column(low.masked_fill(empty, 0)), _column(high.masked_fill(empty, 1))
+
+
+def flatten_patch(patch: Tensor, m: Tensor, level: Tensor, contrast: Tensor) -> Tensor:
+    """A patch of mean `level` under m, with a share `contrast` of its texture."""
+    mean = (patch * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1e-6)
+    return (_column(level) + _column(contrast) * (patch - _column(mean))).clamp(0, 1)
+
+
+def bias_mask(x: Tensor, m: Tensor, selected: Tensor, centroids: tuple[float, ...] | None) -> Tensor:
+    """The part of m that the bias acts on: some intensity classes, their union slightly smoothed.
+
+    Class k takes part with probability v_k / (sum v + 1000), v_k its number of voxels under m > 0; all classes do
+    where none was selected.
+    """
+    classes = intensity_class(x, centroids)
+    owner = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1) * CLASSES
+    votes = torch.bincount((classes + owner)[m > 0], minlength=len(x) * CLASSES).view(len(x), CLASSES)
+    chosen = selected < votes / (votes.sum(1, keepdim=True) + 1000)
+    chosen = chosen | ~chosen.any(1, keepdim=True)
+    union = chosen.gather(1, classes.flatten(1)).view(x.shape).float()
+    return m * gaussian_blur(union, 1.0)
+
+
+def intensity_class(x: Tensor, centroids: tuple[float, ...] | None) -> Tensor:
+    """Nearest of `CLASSES` centroids: fixed ones, or a ladder from 0 to the brightest voxel of each slab."""
+    if centroids is not None:
+        midpoints = torch.tensor(centroids, device=x.device).unfold(0, 2, 1).mean(1)
+        return torch.bucketize(x, midpoints)
+    top = x.flatten(1).amax(1).clamp(min=1e-6)
+    return (x * (CLASSES / _column(top))).long().clamp(max=CLASSES - 1)
+
+
+def add_bias(x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
+    """clip(x + b m_bias, 0, 1)."""
+    return (x + _column(bias) * mask).clamp(0, 1)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,27 @@
+"""The published methods, each one pure function.
+
+All have the signature ``(restore, x, mask, **settings) -> Restoration``. `restore` is any callable that takes a
+volume (Z, Y, X) and an integer step and returns the restored volume and, or None, the logit of the anomalous
+region; `x` is the prepared brain in [0, 1]; `mask` its brain mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from DISYRECore.methods.disyre import disyre, disyre_v2
+from DISYRECore.methods.restoration import Restoration, Restore
+from DISYRECore.methods.ruler import ruler
+
+METHODS: dict[str, Callable[..., Restoration]] = {"disyre-v2": disyre_v2, "disyre": disyre, "ruler": ruler}
+NEEDS_NO_MODEL = ("ruler",)
+
+__all__ = ["METHODS", "NEEDS_NO_MODEL", "Restoration", "Restore", "disyre", "disyre_v2", "ruler"]
+
+
+def evaluations(method: str, settings: dict[str, Any]) -> int:
+    """How often a method calls `restore`; for progress."""
+    if method in NEEDS_NO_MODEL:
+        return 0
+    return int(settings.get("steps", 4)) if method == "disyre" else len(settings.get("severities", range(4)))

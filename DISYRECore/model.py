@@ -1,0 +1,145 @@
+"""Models on disk: one folder with `model.json` and `weights.safetensors`. Nothing in it can execute code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.networks import NetworkSettings, RestorationNetwork, network_settings
+
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+DEFAULT_MODEL = "brain-restoration"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What `model.json` says.
+
+    Attributes:
+        id: Name of the folder.
+        title: One line for people.
+        version: Of the weights.
+        method: Default method.
+        settings: Settings of the method, for example the severities of its ensemble.
+        network: Settings of the network.
+        spacing_mm: Spacing of the model grid.
+        contrasts: Contrasts it was trained for.
+        score_scale: Score that is shown as 1, per contrast.
+        thresholds: Default threshold on the score shown, per contrast.
+        false_positive_rate: Share of healthy voxels above the thresholds when they were calibrated.
+        training: Data, licence, seeds, compute; free text by key.
+    """
+
+    id: str
+    title: str
+    version: str
+    method: str
+    settings: dict[str, Any]
+    network: NetworkSettings
+    spacing_mm: float
+    contrasts: tuple[str, ...]
+    score_scale: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    false_positive_rate: float = 0.01
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text of `model.json`."""
+        return json.dumps({**asdict(self), "network": self.network.to_dict()}, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its description, its network in evaluation mode, and the hash of its weights."""
+
+    description: ModelDescription
+    network: RestorationNetwork
+    sha256: str
+
+    def to(self, device: torch.device) -> Model:
+        """Moves the network to `device`."""
+        self.network.to(device)
+        return self
+
+
+def model_folders() -> list[Path]:
+    """Folders that may hold models: `DISYRE_MODELS` first, then the bundled ones."""
+    here = Path(__file__).resolve().parent
+    named = os.environ.get("DISYRE_MODELS")
+    places = [Path(named)] if named else []
+    return places + [here / "Resources" / "Models", here.parent / "Resources" / "Models"]
+
+
+def list_models() -> list[ModelDescription]:
+    """Descriptions of all models that can be found, each id once."""
+    found: dict[str, ModelDescription] = {}
+    for place in model_folders():
+        for path in sorted(place.glob(f"*/{DESCRIPTION}")):
+            found.setdefault(path.parent.name, read_description(path.parent))
+    return list(found.values())
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model given by id or by path.
+
+    Raises:
+        DisyreError: There is none; the sentence names those that exist.
+    """
+    for folder in [place / name for place in model_folders()] + [Path(name)]:
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    known = ", ".join(d.id for d in list_models()) or "none is installed"
+    raise DisyreError(f"There is no model '{name}'; available: {known}.", kind="unknown_model")
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """Reads `model.json`.
+
+    Raises:
+        DisyreError: It is missing or damaged.
+    """
+    try:
+        values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        values["network"] = network_settings(values["network"])
+        values["contrasts"] = tuple(values["contrasts"])
+        return ModelDescription(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
+
+
+def load_model(name: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
+    """Loads a model by id or folder, ready to run.
+
+    Raises:
+        DisyreError: Unknown or damaged model.
+    """
+    folder = find_model(name)
+    description = read_description(folder)
+    network = RestorationNetwork(description.network)
+    try:
+        weights = load_file(folder / WEIGHTS)
+        network.load_state_dict({key: value.float() for key, value in weights.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DisyreError(f"The weights of model '{description.id}' cannot be read; install it again.") from error
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return Model(description, network.eval().requires_grad_(False).to(device), digest)
+
+
+def save_model(folder: Path, description: ModelDescription, weights: dict[str, torch.Tensor]) -> None:
+    """Writes a model folder, weights in half precision; the description last, so that a model is whole or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
+    temporary = folder / (WEIGHTS + ".part")
+    save_file(half, temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    (folder / (DESCRIPTION + ".part")).write_text(description.to_json(), encoding="utf-8")
+    os.replace(folder / (DESCRIPTION + ".part"), folder / DESCRIPTION)

@@ -1,0 +1,222 @@
+"""From a scan to findings: prepare, restore, map back, threshold.
+
+    >>> from DISYRECore.pipeline import Detector
+    >>> detection = Detector().detect("scan.nii.gz")
+    >>> detection.findings
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.findings import Finding, label_findings
+from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, Restoration, evaluations
+from DISYRECore.model import DEFAULT_MODEL, Model, load_model
+from DISYRECore.networks import pick_device
+from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.restore import Progress, VolumeRestorer, silent
+from DISYRECore.version import __version__
+from DISYRECore.volume import Volume, read_mask, read_volume
+
+RULER_SPACING_MM = 1.5
+SMALLEST_ML = 0.1
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Everything that comes out of one scan; all volumes on its exact grid.
+
+    Attributes:
+        scan: As read.
+        score: Anomaly score as shown, float32 in [0, 1]; 0 outside the brain.
+        labels: One label per finding, uint16, 1 the most prominent.
+        restored: Restored image in scan units; the scan itself outside the brain.
+        brain_mask: uint8.
+        findings: In the order of their labels.
+        threshold: On the score shown.
+        record: Versions, settings, stage times and quality flags, for `run.json`.
+    """
+
+    scan: Volume
+    score: Volume
+    labels: Volume
+    restored: Volume
+    brain_mask: Volume
+    findings: list[Finding]
+    threshold: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Detector:
+    """A model and a method, ready for any number of scans.
+
+    Args:
+        model: Id or folder of a model.
+        method: One of `METHODS`; the model's own when None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch: Slices at a time.
+        score: ``residual``, ``region`` or ``fused``; the model's own when None.
+
+    Raises:
+        DisyreError: Unknown model, method or device.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        method: str | None = None,
+        device: str = "auto",
+        batch: int = 16,
+        score: str | None = None,
+    ) -> None:
+        if method is not None and method not in METHODS:
+            raise DisyreError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
+        self.device, self.batch = pick_device(device), batch
+        self.model: Model | None = None if method in NEEDS_NO_MODEL else load_model(model, self.device)
+        self.method = method or (self.model.description.method if self.model else "ruler")
+        self.settings = self._settings(score)
+
+    def _settings(self, score: str | None) -> dict[str, Any]:
+        if self.model is None:
+            return {}
+        settings = dict(self.model.description.settings)
+        if self.method == "disyre":
+            settings.pop("severities", None)
+        return settings | ({"score": score} if score else {})
+
+    @property
+    def spacing_mm(self) -> float:
+        """Spacing of the model grid."""
+        return self.model.description.spacing_mm if self.model else RULER_SPACING_MM
+
+    def restoration(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
+        """Runs the method on the model grid; also returns warnings.
+
+        The score is smoothed by a 3 x 3 x 3 median, the same for every method.
+        """
+        x, mask = brain.tensors()
+        restore = None
+        if self.model is not None:
+            calls = evaluations(self.method, self.settings)
+            restore = VolumeRestorer(self.model.network, self.batch, calls, progress)
+        made = METHODS[self.method](restore, x, mask, **self.settings)
+        return Restoration(smooth(made.score) * mask, made.restored), restore.warnings if restore else []
+
+    def shown(self, contrast: str) -> tuple[float, float]:
+        """Score that is shown as 1, and the default threshold on the score shown, for a contrast."""
+        if self.model is None or not self.model.description.score_scale:
+            return 1.0, 0.5
+        description = self.model.description
+        scale, threshold = description.score_scale, description.thresholds
+        return scale.get(contrast, max(scale.values())), threshold.get(contrast, max(threshold.values()))
+
+    def detect(
+        self,
+        scan: Volume | Path | str,
+        *,
+        mask: np.ndarray | Path | str | None = None,
+        threshold: float | None = None,
+        contrast: str | None = None,
+        smallest_ml: float = SMALLEST_ML,
+        progress: Progress = silent,
+    ) -> Detection:
+        """Finds anomalies in one scan.
+
+        Args:
+            scan: A volume, or what `read_volume` takes.
+            mask: Brain mask, a bool array on the scan's grid or a file; found when None.
+            threshold: On the score shown, in [0, 1]; the model's own when None.
+            contrast: ``T1``, ``T2`` or ``FLAIR``; guessed when None.
+            smallest_ml: Findings below this volume are dropped.
+            progress: See `restore.Progress`.
+
+        Raises:
+            DisyreError: The scan cannot be used.
+        """
+        clock = Clock(progress)
+        with clock("read"):
+            volume = scan if isinstance(scan, Volume) else read_volume(scan)
+            given = read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
+        with clock("prepare"):
+            brain = prepare(volume, self.spacing_mm, given, contrast)
+        with clock("restore"):
+            made, warnings = self.restoration(brain, progress)
+        with clock("map back"):
+            scale, usual = self.shown(brain.contrast)
+            score = brain.to_native((made.score / scale).clamp(0, 1))
+            restored = _restored(volume, brain, made)
+        with clock("findings"):
+            cut = usual if threshold is None else threshold
+            labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
+        record = self._record(brain, cut, smallest_ml, clock.seconds, warnings)
+        return Detection(
+            scan=volume,
+            score=score,
+            labels=Volume(labels, volume.affine),
+            restored=restored,
+            brain_mask=Volume(brain.native_mask.astype(np.uint8), volume.affine),
+            findings=findings,
+            threshold=cut,
+            record=record,
+        )
+
+    def _record(
+        self, brain: PreparedBrain, threshold: float, smallest_ml: float, seconds: dict[str, float], warnings: list[str]
+    ) -> dict[str, Any]:
+        return {
+            "disyre": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "model": self.model.description.id if self.model else None,
+            "model_version": self.model.description.version if self.model else None,
+            "model_sha256": self.model.sha256 if self.model else None,
+            "method": self.method,
+            "settings": self.settings,
+            "device": str(self.device),
+            "score_scale": self.shown(brain.contrast)[0],
+            "threshold": threshold,
+            "smallest_ml": smallest_ml,
+            "scan": brain.record(),
+            "warnings": warnings,
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        }
+
+
+class Clock:
+    """Times stages and tells progress of their beginnings."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.seconds = progress, dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Times one stage."""
+        self.progress(stage, 0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def smooth(score: torch.Tensor) -> torch.Tensor:
+    """A 3 x 3 x 3 median."""
+    return torch.from_numpy(ndimage.median_filter(score.cpu().numpy(), size=3))
+
+
+def _restored(scan: Volume, brain: PreparedBrain, made: Restoration) -> Volume:
+    """The scan with its change applied: restored minus prepared image, in scan units, inside the brain."""
+    x, _ = brain.tensors()
+    change = brain.to_native(made.restored - x).voxels * brain.intensities.unit
+    return Volume((scan.voxels + change).astype(np.float32), scan.affine)
