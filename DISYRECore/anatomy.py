@@ -14,10 +14,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.volume import read_volume, to_canonical
+from DISYRECore.volume import Volume, read_volume, to_canonical
 
 CSF_LABEL = 24
 FIRST_HEAD_LABEL = 500
+LARGEST_LABEL = 20_000
 DISTANCE_STEP_MM = 0.125
 
 _MIRRORED = {
@@ -96,8 +97,10 @@ def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216,
         raise DisyreError("The label maps differ in spacing; resample them to one isotropic spacing first.")
     spacing = float(spacings[0, 0])
     shape = tuple(round(extent / spacing) for extent in size_mm)
-    labels = np.stack([_centred(merge_sides(np.rint(v.voxels).astype(np.int64)).T, shape) for v in volumes])
+    labels = np.stack([_centred(_head_labels(volume), shape) for volume in volumes])
     values, classes = np.unique(labels, return_inverse=True)
+    if len(values) > 256:
+        raise DisyreError("These files are no label maps but images; give FreeSurfer or SynthSeg label maps.")
     distance = np.stack([_outer_distance(brain_tissue(one), spacing) for one in labels])
     classes = classes.reshape(labels.shape).astype(np.uint8)
     samples = np.stack([_brain_samples(c, d) for c, d in zip(classes, distance, strict=True)])
@@ -108,6 +111,14 @@ def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216,
         spacing,
         torch.from_numpy(samples),
     )
+
+
+def _head_labels(volume: Volume) -> np.ndarray:
+    """Labels with sides merged, axes (Z, Y, X)."""
+    labels = np.rint(volume.voxels).astype(np.int64).T
+    if labels.min() < 0 or labels.max() > LARGEST_LABEL or not brain_tissue(labels).any():
+        raise DisyreError(f"{Path(volume.source).name} is no label map of a head; give FreeSurfer or SynthSeg labels.")
+    return merge_sides(labels)
 
 
 def _centred(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

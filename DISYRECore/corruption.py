@@ -6,7 +6,8 @@ Equations (x healthy, m shape mask, fp foreign patch, alpha severity):
     DAG   fp is first rescaled to the range of x under m (texture),
           then x_c <- clip(x_c + sign b m_bias), where m_bias is m
           restricted to some intensity classes (tissues)           DISYRE v2, MICCAI 2024
-    flat  fp = level + contrast (fp - mean of fp under m)          own addition
+    flat  fp = level + contrast (fp - mean of fp under m)          own addition;
+          the level is a step away from the mean of x under m
 
 Shape, texture strength and source, bias strength, sign and tissue are independent draws ("disentangled").
 `draw_corruption` draws, `apply_corruption` applies; the same parameters always give the same images.
@@ -38,6 +39,7 @@ class CorruptionSettings:
     Attributes:
         families: Weight of each of `FAMILIES`.
         sizes: ``wide`` or ``published``, see `shapes`.
+        bias_power: The bias is U(0, 1) to this power; 1 as published, more for subtler changes.
         anomalies: Probability of 0, 1, 2, ... anomalies in a slice. The published methods use (0, 1).
         centroids: Fixed intensity classes of the bias, or None for the quantiles of each slice.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
@@ -45,6 +47,7 @@ class CorruptionSettings:
 
     families: dict[str, float] = field(default_factory=lambda: {"fpi": 0.2, "dag": 0.45, "flat": 0.35})
     sizes: str = "wide"
+    bias_power: float = 1.5
     anomalies: tuple[float, ...] = (0.15, 0.4, 0.3, 0.15)
     centroids: tuple[float, ...] | None = None
     visible: float = 0.03
@@ -61,7 +64,7 @@ class AnomalyParameters:
         alpha: (B,) texture severity in [0, 1].
         source: (B,) slab that the foreign patch is cut from.
         motion: (B, 2, 3) in-plane affine map that brings the patch to the anomaly.
-        level: (B,) mean of a flat anomaly.
+        level: (B,) mean of a flat anomaly, relative to what it covers.
         contrast: (B,) how much of the patch's texture a flat anomaly keeps.
         bias: (B,) signed bias.
         selected: (B, 5) uniform numbers; class k takes part in the bias when its number is below its share.
@@ -139,6 +142,7 @@ def _draw_anomaly(
     weights = torch.tensor([settings.families.get(f, 0.0) for f in FAMILIES], device=device)
     family = torch.multinomial(weights, b, replacement=True, generator=generator)
     sign = torch.where(uniform() < 0.5, -1.0, 1.0)
+    bias = sign * uniform() ** settings.bias_power
     return AnomalyParameters(
         active=active & mask.flatten(1).any(1),
         shape=draw_shapes(bank, centre, generator, settings.sizes),
@@ -146,9 +150,9 @@ def _draw_anomaly(
         alpha=uniform(),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
-        level=uniform(),
+        level=sign * (0.04 + 0.6 * uniform().square()),
         contrast=uniform().square(),
-        bias=torch.where(family == FAMILIES.index("dag"), sign * uniform(), torch.zeros(b, device=device)),
+        bias=bias * (family == FAMILIES.index("dag")),
         selected=uniform(5),
     )
 
@@ -216,7 +220,7 @@ def foreign_patch(source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameter
     moved = F.grid_sample(source[p.source], grid, align_corners=False, padding_mode="reflection")
     family = _column(p.family)
     matched = match_range(moved, target, m)
-    flat = flatten_patch(moved, m, p.level, p.contrast)
+    flat = flatten_patch(moved, m, _mean_under(target, m) + p.level, p.contrast)
     patch = torch.where(family == FAMILIES.index("dag"), matched, moved)
     return torch.where(family == FAMILIES.index("flat"), flat, patch)
 
@@ -238,8 +242,11 @@ def _range_under(image: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
 def flatten_patch(patch: Tensor, m: Tensor, level: Tensor, contrast: Tensor) -> Tensor:
     """A patch of mean `level` under m, with a share `contrast` of its texture."""
-    mean = (patch * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1e-6)
-    return (_column(level) + _column(contrast) * (patch - _column(mean))).clamp(0, 1)
+    return (_column(level) + _column(contrast) * (patch - _column(_mean_under(patch, m)))).clamp(0, 1)
+
+
+def _mean_under(image: Tensor, m: Tensor) -> Tensor:
+    return (image * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1e-6)
 
 
 def bias_mask(x: Tensor, m: Tensor, selected: Tensor, centroids: tuple[float, ...] | None) -> Tensor:

@@ -52,13 +52,15 @@ def draw_lesions(kind: str, contrast: str, seed: int) -> LesionParameters:
     return LesionParameters(
         kind=kind,
         diameters_mm=tuple(sizes.tolist()),
-        strength=_SIGN[contrast] * (0.14 + 0.3 * u[1]),
+        strength=_SIGN[contrast] * (0.12 + 0.3 * u[1]),
         core=0.2 + 0.6 * u[2],
         seed=seed + 1,
     )
 
 
-def add_lesions(scan: Scan, label_values: tuple[int, ...], p: LesionParameters, spacing_mm: float) -> tuple[Tensor, Tensor]:
+def add_lesions(
+    scan: Scan, label_values: tuple[int, ...], p: LesionParameters, spacing_mm: float
+) -> tuple[Tensor, Tensor]:
     """Puts lesions into a healthy scan of batch size one.
 
     Returns:

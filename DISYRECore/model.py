@@ -76,7 +76,7 @@ def model_folders() -> list[Path]:
     here = Path(__file__).resolve().parent
     named = os.environ.get("DISYRE_MODELS")
     places = [Path(named)] if named else []
-    return places + [here / "Resources" / "Models", here.parent / "Resources" / "Models"]
+    return [*places, here / "Resources" / "Models", here.parent / "Resources" / "Models"]
 
 
 def list_models() -> list[ModelDescription]:

@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.findings import Finding, label_findings
+from DISYRECore.intensity import expand
 from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, Restoration, evaluations
 from DISYRECore.model import DEFAULT_MODEL, Model, load_model
 from DISYRECore.networks import pick_device
@@ -218,5 +219,5 @@ def smooth(score: torch.Tensor) -> torch.Tensor:
 def _restored(scan: Volume, brain: PreparedBrain, made: Restoration) -> Volume:
     """The scan with its change applied: restored minus prepared image, in scan units, inside the brain."""
     x, _ = brain.tensors()
-    change = brain.to_native(made.restored - x).voxels * brain.intensities.unit
+    change = brain.to_native(expand(made.restored.clamp(max=0.99)) - expand(x)).voxels * brain.intensities.unit
     return Volume((scan.voxels + change).astype(np.float32), scan.affine)

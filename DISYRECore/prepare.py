@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from DISYRECore.brain import BrainMask, find_brain, guess_contrast
-from DISYRECore.intensity import IntensityRange, brain_range
+from DISYRECore.intensity import IntensityScale, brain_scale
 from DISYRECore.volume import Grid, Volume, crop, crop_box, model_grid, resample, to_canonical
 
 THICK_MM = 3.5
@@ -29,7 +29,7 @@ class PreparedBrain:
         mask: (X, Y, Z) bool on the same grid.
         native: Grid of the scan.
         native_mask: Brain mask on the native grid, bool.
-        intensities: Robust range of the brain in scan units.
+        intensities: Anchors of the normalisation in scan units.
         brain: How the mask came about.
         contrast: ``T1``, ``T2``, ``FLAIR`` or ``unknown``.
         flags: Sentences about the scan that the reader should know.
@@ -39,7 +39,7 @@ class PreparedBrain:
     mask: np.ndarray
     native: Grid
     native_mask: np.ndarray
-    intensities: IntensityRange
+    intensities: IntensityScale
     brain: BrainMask
     contrast: str
     flags: list[str] = field(default_factory=list)
@@ -65,13 +65,15 @@ class PreparedBrain:
             "brain_mask": self.brain.how,
             "brain_volume_ml": round(self.brain.volume_ml, 1),
             "intensity_low": self.intensities.low,
-            "intensity_high": self.intensities.high,
+            "intensity_median": self.intensities.median,
             "contrast": self.contrast,
             "flags": self.flags,
         }
 
 
-def prepare(scan: Volume, spacing_mm: float, mask: np.ndarray | None = None, contrast: str | None = None) -> PreparedBrain:
+def prepare(
+    scan: Volume, spacing_mm: float, mask: np.ndarray | None = None, contrast: str | None = None
+) -> PreparedBrain:
     """Orients, finds the brain, resamples and normalises.
 
     Args:
@@ -90,7 +92,7 @@ def prepare(scan: Volume, spacing_mm: float, mask: np.ndarray | None = None, con
     near, near_mask = crop(canonical, box), crop(Volume(brain.mask.astype(np.float32), canonical.affine), box)
     grid = model_grid(near, spacing_mm)
     model_mask = resample(near_mask, grid).voxels > 0.5
-    intensities = brain_range(near.voxels, near_mask.voxels > 0.5)
+    intensities = brain_scale(near.voxels, near_mask.voxels > 0.5)
     voxels = intensities.normalise(resample(near, grid).voxels) * model_mask
     image = Volume(voxels, grid.affine, scan.source)
     found = contrast or guess_contrast(image.voxels, model_mask, image.affine)

@@ -21,6 +21,9 @@ COLUMN = (slice(None), None, None, None)
 WINDOW_MM = 64.0
 """Side of the published anomaly window; published areas are fractions of its square."""
 
+FAINTEST = 0.01
+"""Edges end where they have faded to this, so that "under m > 0" means the shape and not the whole brain."""
+
 _AREA_LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _AREA_FRACTIONS = (0.10, 0.17, 0.32, 0.54, 0.76, 0.96, 1.0)
 
@@ -59,7 +62,7 @@ def _blob(random: np.random.Generator, size: int) -> np.ndarray:
     middle = size // 2
     inside[middle - 1 : middle + 1, middle - 1 : middle + 1, middle - 1 : middle + 1] = True
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    return distance / (size / 2)
+    return (distance - 0.5 * np.sign(distance)) / (size / 2)
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,14 @@ def _area_quantile(u: Tensor) -> Tensor:
 
 
 def render_shapes(bank: ShapeBank, p: ShapeParameters, shape: tuple[int, int, int], spacing_mm: float) -> Tensor:
-    """The masks m in [0, 1] of B shapes on a lattice, (B, Z, Y, X)."""
+    """The masks m in [0, 1] of B shapes on a lattice, (B, Z, Y, X); exactly 0 beyond the soft edge."""
     local = _local_coordinates(p, shape, spacing_mm)
     m = torch.empty_like(local[:, 0])
     for index, render in enumerate((_rectangle, _disc, _random)):
         who = (p.kind == index).nonzero()[:, 0]
         if len(who):
             m[who] = render(bank, p.subset(who), local[who])
-    return m
+    return ((m - FAINTEST) / (1 - 2 * FAINTEST)).clamp(0, 1)
 
 
 def _rectangle(_: ShapeBank, p: ShapeParameters, local: Tensor) -> Tensor:
@@ -155,7 +158,8 @@ def _random(bank: ShapeBank, p: ShapeParameters, local: Tensor) -> Tensor:
     scaled = local / p.radii[:, :, None, None, None]
     grid = scaled.flip(1).permute(0, 2, 3, 4, 1)
     depth = F.grid_sample(bank.distance[p.blob], grid, align_corners=False, padding_mode="border")[:, 0]
-    return _soft_edge(depth * p.radii.amin(1)[COLUMN], p) * (scaled.abs().amax(1) < 1)
+    beyond = (scaled.abs() - 1).clamp(min=0).square().sum(1).sqrt()
+    return _soft_edge((depth - beyond) * p.radii.amin(1)[COLUMN], p)
 
 
 def _soft_edge(depth_mm: Tensor, p: ShapeParameters) -> Tensor:

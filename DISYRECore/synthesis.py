@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from DISYRECore.anatomy import CSF_LABEL, DISTANCE_STEP_MM, FIRST_HEAD_LABEL, AnatomyBank
 from DISYRECore.filters import gaussian_blur
-from DISYRECore.intensity import TOP_OF_RANGE
+from DISYRECore.intensity import LOW_PERCENTILE, MIDDLE, compress
 
 CONTRASTS = ("T1", "T2", "FLAIR", "free")
 
@@ -46,21 +46,22 @@ class Lattice:
 
 @dataclass(frozen=True)
 class ScanParameters:
-    """All that is random about a batch of B healthy scans. Lengths in mm, intensities before normalisation.
+    """All that is random about a batch of B healthy scans. Lengths in mm.
 
     Attributes:
         anatomy: (B,) index into the bank.
         centre: (B,) height of the slab's middle above the brain's centre, mm.
         affine: (B, 3, 3) linear map from lattice to anatomy, order (Z, Y, X).
         warp: (B, 3, 5, 6, 5) displacements on a coarse grid, mm.
-        means, spreads: (B, L) mean and standard deviation of each class.
+        means: (B, L) mean intensity of each class, arbitrary units.
+        spreads: (B, L) standard deviation within each class, normalised units.
         bias: (B, 1, 4, 4, 4) logarithm of the bias field on a coarse grid.
-        texture: (B,) amplitude of smooth within-tissue variation.
-        noise: (B,) standard deviation of the scanner's noise.
+        texture: (B,) amplitude of smooth within-tissue variation, normalised units.
+        noise: (B,) standard deviation of the scanner's noise, normalised units.
         blur: (B,) in-plane point spread, standard deviation in lattice points.
         thickness: (B,) slice thickness, mm.
         rim: (B,) how far outside brain tissue the brain mask reaches, mm.
-        top: (B,) factor on the normalised range; stands for lesions that widen it.
+        stretch: (B,) factor on the normalised intensities; stands for lesions and masks that move the median.
         contrast: (B,) index into `CONTRASTS`.
         seed: Seed of the voxelwise noise.
     """
@@ -77,7 +78,7 @@ class ScanParameters:
     blur: Tensor
     thickness: Tensor
     rim: Tensor
-    top: Tensor
+    stretch: Tensor
     contrast: Tensor
     seed: int
 
@@ -90,7 +91,7 @@ class Scan:
     """A rendered batch, (B, Z, Y, X).
 
     Attributes:
-        image: Normalised as `prepare` does: brain voxels from 0 to about `TOP_OF_RANGE`, at most 1; outside the
+        image: Normalised as `prepare` does: brain voxels from 0 on, median about `MIDDLE`, below 1; outside the
             mask 0 unless the head was kept.
         mask: Brain mask, bool.
         classes: Class index of each point (nearest label), uint8.
@@ -218,7 +219,7 @@ def draw_scan(
         blur=_sometimes(g, _uniform(g, count, 0.3, 1.1), 0.6),
         thickness=_sometimes(g, _uniform(g, count, 1.5, 6.0), 0.4, otherwise=1.0),
         rim=_uniform(g, count, 0.5, 6.0),
-        top=_sometimes(g, _uniform(g, count, 0.7, 1.05), 0.5, otherwise=1.0),
+        stretch=_uniform(g, count, 0.85, 1.15),
         contrast=torch.tensor([CONTRASTS.index(c) for c in contrasts])[which],
         seed=seed,
     )
@@ -296,14 +297,12 @@ def render_scan(
     clean = _pooled(_gather(p.means, classes))
     middle = _coordinates(p, lattice, oversampling=1)
     nearest = _lookup(bank, bank.classes, p.anatomy, middle)
-    spread = _gather(p.spreads, nearest)
-    image = clean + spread * torch.randn(clean.shape, generator=noise, device=device)
-    image = image + _smooth_texture(p, image, noise)
-    image = gaussian_blur(image, p.blur, radius=3)
-    image = image * torch.exp(_coarse_field(p.bias, lattice.shape))
+    image = _linear(clean * torch.exp(_coarse_field(p.bias, lattice.shape)), bank, p)
+    image = image + _gather(p.spreads, nearest) * torch.randn(clean.shape, generator=noise, device=device)
+    image = gaussian_blur(image + _smooth_texture(p, image, noise), p.blur, radius=3)
     image = image + p.noise.view(-1, 1, 1, 1) * torch.randn(image.shape, generator=noise, device=device)
+    image = compress(image.clamp(min=0))
     mask = _brain_mask(bank, p, middle, nearest, noise)
-    image = _normalised(image, bank, p)
     return Scan(image if keep_head else image * mask, mask, nearest)
 
 
@@ -360,14 +359,13 @@ def _brain_mask(
     return (distance <= rim.clamp(min=0.3)) & ~outside
 
 
-def _normalised(image: Tensor, bank: AnatomyBank, p: ScanParameters) -> Tensor:
-    """The 1st and 99th percentile of the brain to 0 and `TOP_OF_RANGE`, clipped to [0, 1], as in `prepare`."""
+def _linear(image: Tensor, bank: AnatomyBank, p: ScanParameters) -> Tensor:
+    """As `prepare` does: 1st percentile and median of the brain to 0 and `MIDDLE`, not yet compressed."""
     values = p.means.gather(1, bank.brain_samples[p.anatomy].long())
-    spread = p.bias.flatten(1).std(1).mul(0.5) + p.noise
-    values = values * (1 + spread[:, None] * _fixed_normal(values))
-    low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=values.device), dim=1)
-    scale = TOP_OF_RANGE * p.top / (high - low).clamp(min=1e-3)
-    return ((image - low.view(-1, 1, 1, 1)) * scale.view(-1, 1, 1, 1)).clamp(0, 1)
+    values = values * (1 + p.bias.flatten(1).std(1).mul(0.5)[:, None] * _fixed_normal(values))
+    low, median = torch.quantile(values, torch.tensor([LOW_PERCENTILE / 100, 0.5], device=values.device), dim=1)
+    scale = MIDDLE * p.stretch / (median - low).clamp(min=1e-2)
+    return (image - low.view(-1, 1, 1, 1)) * scale.view(-1, 1, 1, 1)
 
 
 def _fixed_normal(like: Tensor) -> Tensor:

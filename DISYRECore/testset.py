@@ -13,6 +13,7 @@ import torch
 from DISYRECore.anatomy import AnatomyBank, load_anatomies
 from DISYRECore.errors import DisyreError
 from DISYRECore.files import check_writable
+from DISYRECore.intensity import expand
 from DISYRECore.lesions import KINDS, add_lesions, draw_lesions
 from DISYRECore.synthesis import CONTRASTS, Lattice, draw_scan, render_scan
 from DISYRECore.volume import Volume, write_volume
@@ -29,7 +30,7 @@ class SyntheticCase:
         name: For files.
         contrast: One of `CONTRASTS`.
         kind: Kind of lesion, see `lesions.KINDS`.
-        scan: Intensities 0 to 1000.
+        scan: Linear intensities; the median of the brain is about 450.
         truth: uint8 lesion mask.
         brain_mask: uint8.
     """
@@ -71,7 +72,7 @@ def synthesise_case(
         name=f"case-{index:03d}_{contrast}_{kind}",
         contrast=contrast,
         kind=kind,
-        scan=volume(image * 1000, np.float32),
+        scan=volume(expand(image.clamp(max=0.99)) * 1000, np.float32),
         truth=volume(truth, np.uint8),
         brain_mask=volume(scan.mask[0], np.uint8),
     )

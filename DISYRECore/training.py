@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -104,19 +105,24 @@ def read_config(path: Path) -> TrainingSettings:
     """
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DisyreError(f"The config {path} cannot be read; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DisyreError(f"The config {path} cannot be read; give a YAML text file.") from error
     except yaml.YAMLError as error:
         raise DisyreError(f"The config {path} is not valid YAML: {error}.".replace("\n", " ")) from error
     if not isinstance(values, dict) or "name" not in values:
         raise DisyreError(f"The config {path} is not a training config; it needs at least a name.")
+    for part in ("network", "corruption"):
+        if not isinstance(values.get(part, {}), dict):
+            raise DisyreError(f"The config {path} is not understood: '{part}' must hold named fields.")
+    usual = vars(TrainingSettings(""))
     try:
         if "network" in values:
             values["network"] = network_settings(values["network"])
         if "corruption" in values:
             values["corruption"] = CorruptionSettings(**_tuples(values["corruption"]))
-        return TrainingSettings(**_tuples(values))
-    except TypeError as error:
+        numbers = {key: float(value) for key, value in values.items() if isinstance(usual.get(key), float)}
+        return TrainingSettings(**{**_tuples(values), **numbers})
+    except (TypeError, ValueError) as error:
         raise DisyreError(f"The config {path} is not understood: {error}.") from error
 
 
@@ -311,12 +317,22 @@ class Trainer:
         return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
 
     def resume(self) -> None:
-        """Goes on from the checkpoint in the output folder, where there is one."""
+        """Goes on from the checkpoint in the output folder, where there is one.
+
+        Raises:
+            DisyreError: It is damaged, or of another network.
+        """
         path = self.out / CHECKPOINT
         if not path.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
             return
-        state = load_file(path)
+        try:
+            self._load_state(load_file(path))
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            text = f"The checkpoint in {self.out} is damaged or of another network; choose another output folder."
+            raise DisyreError(text, "output") from error
+
+    def _load_state(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"])
         self.network.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith("network.")})
         self.average = {k[8:]: v.to(self.device) for k, v in state.items() if k.startswith("average.")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from DISYRECore.intensity import expand
 from DISYRECore.methods.restoration import Restoration, Restore
 
 
@@ -12,9 +13,11 @@ def ruler(_: Restore | None, x: Tensor, mask: Tensor) -> Restoration:
 
         AS(x) = clip((x - median) / (1.4826 MAD) / 12, 0, 1)
 
-    with median and median absolute deviation (MAD) over the brain. The restored image is the input.
+    with median and median absolute deviation (MAD) over the brain, x in linear intensities (`intensity.expand`).
+    The restored image is the input.
     """
+    restored, x = x * mask, expand(x)
     brain = x[mask]
     median = brain.median()
     mad = (brain - median).abs().median().clamp(min=1e-6)
-    return Restoration(((x - median) / (1.4826 * mad) / 12).clamp(0, 1) * mask, x * mask)
+    return Restoration(((x - median) / (1.4826 * mad) / 12).clamp(0, 1) * mask, restored)

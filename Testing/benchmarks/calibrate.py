@@ -1,0 +1,58 @@
+"""Sets the thresholds of a trained restoration model from healthy scans.
+
+    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.001]
+
+T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
+no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from DISYRECore.anatomy import load_anatomies
+from DISYRECore.calibration import healthy_threshold, write_thresholds
+from DISYRECore.pipeline import Detector
+from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.testset import synthesise_case
+from DISYRECore.volume import find_scans, read_volume
+
+VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
+CASES, SEED = 9, 23
+
+
+def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
+    """Every second scan of a folder."""
+    for path in find_scans(folder)[::2]:
+        yield prepare(read_volume(path), spacing_mm, contrast="T1")
+
+
+def synthetic(labelmaps: Path, contrast: str, spacing_mm: float) -> Iterator[PreparedBrain]:
+    """Healthy volumes of the validation anatomies."""
+    bank = load_anatomies([labelmaps / name for name in VALIDATION])
+    for index in range(CASES):
+        case = synthesise_case(bank, index, SEED, contrast=contrast, kind="none")
+        yield prepare(case.scan, spacing_mm, case.brain_mask.voxels > 0, contrast)
+
+
+def main() -> None:
+    """Measures the thresholds and writes them into the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("labelmaps", type=Path)
+    parser.add_argument("--t1", type=Path, required=True)
+    parser.add_argument("--rate", type=float, default=0.001)
+    options = parser.parse_args()
+    detector = Detector(str(options.model), device="cpu")
+    brains = {"T1": real(options.t1, detector.spacing_mm)}
+    for contrast in ("T2", "FLAIR"):
+        brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
+    thresholds = {name: healthy_threshold(detector, scans, options.rate) for name, scans in brains.items()}
+    write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic")
+    print(thresholds)
+
+
+if __name__ == "__main__":
+    main()

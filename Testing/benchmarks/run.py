@@ -1,0 +1,201 @@
+"""The figures of the README, measured anew.
+
+    python Testing/benchmarks/run.py LABELMAPS [--healthy DIR] [--out DIR] [--only NAME ...]
+
+LABELMAPS is the folder of SynthSeg's 20 label maps; maps 18-20, which no model has seen, make the test set.
+`--healthy` names a folder of stripped healthy T1 scans that took no part in calibration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from DISYRECore.evaluation import evaluate, read_dataset
+from DISYRECore.methods import disyre_v2
+from DISYRECore.metrics import average_precision
+from DISYRECore.model import load_model
+from DISYRECore.pipeline import Detector, smooth
+from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.restore import VolumeRestorer
+from DISYRECore.testset import write_test_set
+from DISYRECore.training import SyntheticBatches, Trainer, read_config
+from DISYRECore.volume import Volume, find_scans, read_volume, resample
+
+CONFIG = Path(__file__).resolve().parents[2] / "Resources" / "Configs" / "brain-restoration.yaml"
+HELD_OUT = ("training_seg_18.nii.gz", "training_seg_19.nii.gz", "training_seg_20.nii.gz")
+CASES, SEED = 36, 11
+PUBLISHED_WINDOW, PUBLISHED_STRIDE, PUBLISHED_STEPS = 128, 32, 4
+
+
+def test_set(options: argparse.Namespace) -> Path:
+    """The synthetic test set: held-out anatomies, a lesion family that training never sees."""
+    folder = options.out / "testset"
+    if not (folder / "dataset.json").is_file():
+        write_test_set(folder, [options.labelmaps / name for name in HELD_OUT], CASES, SEED)
+    return folder
+
+
+def accuracy(options: argparse.Namespace) -> str:
+    """All methods on the synthetic test set."""
+    return evaluate(test_set(options), options.model, ["disyre-v2", "disyre"], options.out / "report", "cpu")
+
+
+def healthy(options: argparse.Namespace) -> str:
+    """Share of healthy voxels above the default threshold on real scans."""
+    if options.healthy is None:
+        return "healthy: no folder was given"
+    detector, shares = Detector(options.model, device="cpu"), []
+    for path in find_scans(options.healthy):
+        brain = prepare(read_volume(path), detector.spacing_mm, contrast="T1")
+        made, _ = detector.restoration(brain)
+        scale, threshold = detector.shown("T1")
+        shares.append(float((made.score.numpy()[brain.mask.T] > scale * threshold).mean()))
+    rate = detector.model.description.false_positive_rate if detector.model else float("nan")
+    spread = np.percentile(shares, [10, 50, 90])
+    return (
+        f"healthy voxels above the threshold: {np.mean(shares):.5f} over {len(shares)} scans "
+        f"(nominal {rate}; 10th, 50th, 90th percentile of scans {', '.join(f'{s:.5f}' for s in spread)})"
+    )
+
+
+def speed(options: argparse.Namespace) -> str:
+    """Time and memory of the whole command on a stripped 1 mm volume."""
+    scan = test_set(options) / read_dataset(test_set(options))[2].name / "scan.nii.gz"
+    command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(options.out / "speed")]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([*command, "--model", options.model, "--device", "cpu"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    stages = json.loads((options.out / "speed" / "run.json").read_text())["seconds"]
+    return f"detect: median {np.median(seconds):.1f} s of 3, peak memory {peak_gb:.2f} GB; stages {stages}"
+
+
+def windows(length: int, window: int, stride: int) -> list[int]:
+    """Starts of windows that cover `length`."""
+    if length <= window:
+        return [0]
+    return [*range(0, length - window, stride), length - window]
+
+
+def windowed(restore: Callable[[Tensor, int], tuple[Tensor, Tensor | None]], window: int, stride: int) -> Callable:
+    """The published sliding window around a restorer: overlapping patches, Gaussian weights."""
+    axis = torch.arange(window) - (window - 1) / 2
+    bell = torch.exp(-0.5 * (axis / (0.125 * window)) ** 2)
+    weight = torch.outer(bell, bell).clamp(min=1e-3)
+
+    def run(volume: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        total, logits, norm = torch.zeros_like(volume), torch.zeros_like(volume), torch.zeros_like(volume)
+        for y in windows(volume.shape[1], window, stride):
+            for x in windows(volume.shape[2], window, stride):
+                place = (slice(None), slice(y, y + window), slice(x, x + window))
+                image, region = restore(volume[place], step)
+                share = weight[: image.shape[1], : image.shape[2]]
+                total[place] += image * share
+                norm[place] += share
+                if region is not None:
+                    logits[place] += region * share
+        return total / norm, logits / norm
+
+    return run
+
+
+def pixels(options: argparse.Namespace) -> str:
+    """Pixels processed and AP, whole slices against the published sliding window with the same network."""
+    detector = Detector(options.model, device="cpu")
+    description = load_model(options.model).description
+    ours, theirs, scores = 0.0, 0.0, {"whole": [], "windowed": []}
+    labels = []
+    for brain, truth, native in _sick(options, detector, count=6):
+        x, mask = brain.tensors()
+        restore = VolumeRestorer(load_model(options.model).network)
+        ours += x.numel() * len(description.settings["severities"])
+        sides = [int(np.ptp(np.nonzero(native.any(tuple(k for k in range(3) if k != i)))[0])) + 1 for i in range(3)]
+        count = len(windows(sides[0], PUBLISHED_WINDOW, PUBLISHED_STRIDE)) * len(
+            windows(sides[1], PUBLISHED_WINDOW, PUBLISHED_STRIDE)
+        )
+        theirs += sides[2] * count * PUBLISHED_WINDOW**2 * PUBLISHED_STEPS
+        for name, call in (("whole", restore), ("windowed", windowed(restore, 64, 16))):
+            made = disyre_v2(call, x, mask, **description.settings)
+            scores[name].append(smooth(made.score).numpy()[mask.numpy()])
+        labels.append(truth[mask.numpy()])
+    truth = np.concatenate(labels)
+    ap = {name: average_precision(np.concatenate(values), truth) for name, values in scores.items()}
+    return f"pixels: 1/{theirs / ours:.1f} of the published window; AP whole {ap['whole']:.3f}, windowed {ap['windowed']:.3f}"
+
+
+def _sick(options: argparse.Namespace, detector: Detector, count: int) -> Iterator[tuple[PreparedBrain, np.ndarray, np.ndarray]]:
+    for case in read_dataset(test_set(options))[:count]:
+        scan, truth, mask = case.load()
+        brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
+        on_grid = resample(Volume(truth.astype(np.float32), scan.affine), brain.image.grid)
+        yield brain, on_grid.voxels.T > 0.5, mask
+
+
+def training(options: argparse.Namespace) -> str:
+    """Images per second with synthesis and corruption, as a share of the bare network step."""
+    torch.set_num_threads(1)
+    settings = read_config(CONFIG)
+    trainer = Trainer(settings, options.labelmaps, options.out / "training", "cpu")
+    batch = trainer.batches.make(settings.batch, 0)
+    full = _seconds(trainer.train_step)
+    making = trainer.batches
+    trainer.batches = _Same(batch)
+    bare = _seconds(trainer.train_step)
+    alone = _seconds(lambda: making.make(settings.batch, 1))
+    return (
+        f"training: {settings.batch / full:.1f} images/s with synthesis, {settings.batch / bare:.1f} bare: "
+        f"{bare / full:.0%}; synthesis and corruption alone {settings.batch / alone:.0f} images/s"
+    )
+
+
+class _Same(SyntheticBatches):
+    """Gives the same batch every time."""
+
+    def __init__(self, batch: object) -> None:
+        self.batch = batch
+
+    def make(self, count: int, seed: int) -> object:  # type: ignore[override]
+        return self.batch
+
+
+def _seconds(call: Callable[[], object], repeats: int = 4) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+PARTS = {"accuracy": accuracy, "healthy": healthy, "speed": speed, "pixels": pixels, "training": training}
+
+
+def main() -> None:
+    """Runs all parts or those named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labelmaps", type=Path)
+    parser.add_argument("--healthy", type=Path)
+    parser.add_argument("--model", default="brain-restoration")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    for name in options.only:
+        print(PARTS[name](options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
