@@ -20,6 +20,7 @@ CSF_LABEL = 24
 FIRST_HEAD_LABEL = 500
 LARGEST_LABEL = 20_000
 DISTANCE_STEP_MM = 0.125
+SAMPLES, SAMPLED_RIM_MM = 4096, 2.0
 
 _MIRRORED = {
     41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18,
@@ -103,7 +104,8 @@ def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216,
         raise DisyreError("These files are no label maps but images; give FreeSurfer or SynthSeg label maps.")
     distance = np.stack([_outer_distance(brain_tissue(one), spacing) for one in labels])
     classes = classes.reshape(labels.shape).astype(np.uint8)
-    samples = np.stack([_brain_samples(c, d) for c, d in zip(classes, distance, strict=True)])
+    skull_side = (labels >= FIRST_HEAD_LABEL) | (labels == 0)
+    samples = np.stack([_brain_samples(*one) for one in zip(classes, distance, skull_side, strict=True)])
     return AnatomyBank(
         torch.from_numpy(classes),
         torch.from_numpy(distance),
@@ -139,6 +141,7 @@ def _outer_distance(tissue: np.ndarray, spacing_mm: float) -> np.ndarray:
     return np.clip(distance / DISTANCE_STEP_MM, 0, 255).astype(np.uint8)
 
 
-def _brain_samples(classes: np.ndarray, distance: np.ndarray, count: int = 4096, rim_mm: float = 2.0) -> np.ndarray:
-    inside = classes[distance <= rim_mm / DISTANCE_STEP_MM]
-    return np.random.default_rng(0).choice(inside, count)
+def _brain_samples(classes: np.ndarray, distance: np.ndarray, skull_side: np.ndarray) -> np.ndarray:
+    """Classes of random voxels of the brain and its rim, without skull and background: `prepare` sees none."""
+    inside = classes[(distance <= SAMPLED_RIM_MM / DISTANCE_STEP_MM) & ~skull_side]
+    return np.random.default_rng(0).choice(inside, SAMPLES)

@@ -17,6 +17,9 @@ from torch import Generator, Tensor
 from DISYRECore.synthesis import CONTRASTS, Scan
 
 KINDS = ("mass", "infarct", "plaques", "none")
+VISIBLE = 0.3
+"""The truth ends where the lesion has faded to this share of its strength."""
+
 _DIAMETER_MM = {"mass": (18.0, 60.0), "infarct": (10.0, 50.0), "plaques": (5.0, 12.0)}
 _SIGN = {"T1": -1.0, "T2": 1.0, "FLAIR": 1.0, "free": 1.0}
 _WHITE_MATTER = (2, 7)
@@ -52,8 +55,8 @@ def draw_lesions(kind: str, contrast: str, seed: int) -> LesionParameters:
     return LesionParameters(
         kind=kind,
         diameters_mm=tuple(sizes.tolist()),
-        strength=_SIGN[contrast] * (0.12 + 0.3 * u[1]),
-        core=0.2 + 0.6 * u[2],
+        strength=_SIGN[contrast] * (0.15 + 0.25 * u[1]),
+        core=0.4 + 0.4 * u[2],
         seed=seed + 1,
     )
 
@@ -72,11 +75,11 @@ def add_lesions(
     depth = torch.zeros_like(image)
     for diameter in p.diameters_mm:
         depth = torch.maximum(depth, _one_lesion(labels, brain, diameter, p, spacing_mm, g))
-    truth = (depth > 0) & brain
-    profile = (depth / max(1e-6, 1 - p.core)).clamp(0, 1)
+    profile = (depth / (1 - p.core)).clamp(0, 1)
+    truth = (profile > VISIBLE) & brain
     texture = 1 + 0.25 * _smooth_noise(image.shape, 8, g, image.device)
     target = image + p.strength * texture
-    return torch.where(truth, torch.lerp(image, target, profile).clamp(0, 1), image), truth
+    return torch.where(brain, torch.lerp(image, target, profile).clamp(0, 1), image), truth
 
 
 def _one_lesion(

@@ -350,7 +350,7 @@ def _brain_mask(
 ) -> Tensor:
     """Brain tissue and the CSF or dura within a wavy rim, as skull stripping leaves it."""
     distance = _lookup(bank, bank.distance, p.anatomy, coordinates).float() * DISTANCE_STEP_MM
-    b, z, y, x = distance.shape
+    b, _, y, x = distance.shape
     wave = torch.randn((b, 1, y // 8, x // 8), generator=generator, device=distance.device)
     wave = F.interpolate(wave, size=(y, x), mode="bilinear", align_corners=True)
     rim = p.rim.view(-1, 1, 1, 1) * (1 + 0.3 * wave)

@@ -8,13 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
-
 from conftest import WHITE
+from scipy import ndimage
+from torch import Tensor
+
 from DISYRECore import testset
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.errors import DisyreError
-from DISYRECore.lesions import KINDS, add_lesions, contrast_name, draw_lesions
+from DISYRECore.lesions import KINDS, VISIBLE, add_lesions, contrast_name, draw_lesions
 from DISYRECore.synthesis import CONTRASTS, Lattice, Scan, draw_scan, render_scan
 from DISYRECore.testset import synthesise_case, write_test_set
 from DISYRECore.volume import read_volume
@@ -32,23 +33,29 @@ def scans(bank: AnatomyBank) -> dict[str, Scan]:
     return {contrast: render_scan(bank, p, lattice) for contrast, p in parameters.items()}
 
 
-def with_lesions(scan: Scan, bank: AnatomyBank, kind: str, contrast: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def with_lesions(scan: Scan, bank: AnatomyBank, kind: str, contrast: str, seed: int) -> tuple[Tensor, Tensor]:
     return add_lesions(scan, bank.label_values, draw_lesions(kind, contrast, seed), SPACING_MM)
 
 
 @pytest.mark.parametrize("kind", LESIONS)
 @pytest.mark.parametrize("contrast", BRIGHTER)
-def test_lesions_change_the_brain_where_the_truth_says_and_nowhere_else(
+def test_lesions_change_the_brain_where_the_truth_says_and_fade_out_around_it(
     scans: dict[str, Scan], bank: AnatomyBank, contrast: str, kind: str
 ) -> None:
-    scan = scans[contrast]
+    brain, healthy = scans[contrast].mask[0], scans[contrast].image[0]
     for seed in range(6):
-        image, truth = with_lesions(scan, bank, kind, contrast, seed)
+        image, truth = with_lesions(scans[contrast], bank, kind, contrast, seed)
+        change = (image - healthy).abs()
         assert truth.any()
-        assert not (truth & ~scan.mask[0]).any()
-        assert torch.equal(image[~truth], scan.image[0][~truth])
+        assert not (truth & ~brain).any()
+        assert not change[~brain].any()
         assert 0 <= image.min() <= image.max() <= 1
-        assert (image != scan.image[0])[truth].float().mean() > 0.6
+        assert (change[truth] > 0).float().mean() > 0.6
+        strongest_texture = 2.2
+        faint = VISIBLE * abs(draw_lesions(kind, contrast, seed).strength) * strongest_texture
+        assert change[~truth].max() <= faint
+        far = torch.from_numpy(ndimage.distance_transform_edt(~truth)) * SPACING_MM > 40
+        assert not change[far].any()
 
 
 @pytest.mark.parametrize("kind", LESIONS)
@@ -89,12 +96,17 @@ def test_lesions_have_about_the_size_that_was_drawn(scans: dict[str, Scan], bank
     assert 0.6 < np.mean(found) / np.mean(drawn) < 1.1
 
 
-def test_lesions_are_strongest_in_their_core(scans: dict[str, Scan], bank: AnatomyBank) -> None:
-    parameters = replace(draw_lesions("mass", "FLAIR", 1), strength=0.3, core=0.3)
-    image, truth = add_lesions(scans["FLAIR"], bank.label_values, parameters, SPACING_MM)
-    change = (image - scans["FLAIR"].image[0]).numpy()
-    depth = ndimage.distance_transform_edt(truth.numpy())
-    assert change[depth > 0.7 * depth.max()].mean() > 2 * change[(depth > 0) & (depth <= 1)].mean()
+def test_lesions_are_strong_inside_and_fade_out_over_their_rim(scans: dict[str, Scan], bank: AnatomyBank) -> None:
+    scan, levels = scans["FLAIR"], []
+    for seed in range(6):
+        parameters = replace(draw_lesions("mass", "FLAIR", seed), strength=0.3, core=0.2)
+        image, truth = add_lesions(scan, bank.label_values, parameters, SPACING_MM)
+        change, allowed = (image - scan.image[0]).numpy(), scan.mask[0].numpy()
+        outside = ndimage.distance_transform_edt(~truth) * allowed
+        shells = truth.numpy(), (outside > 0) & (outside <= 1), (outside > 1) & (outside <= 2)
+        levels.append([change[shell].mean() for shell in shells])
+    inside, rim, beyond = np.mean(levels, 0)
+    assert inside > 2 * rim > 2 * beyond >= 0
 
 
 def test_plaques_are_several_and_lie_in_white_matter(scans: dict[str, Scan], bank: AnatomyBank) -> None:
@@ -120,11 +132,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_case_has_its_volumes_on_one_grid_in_ras(bank: AnatomyBank) -> None:
     case = synthesise_case(bank, 2, 7, contrast="T2", kind="mass", spacing_mm=4.0)
     for volume in (case.scan, case.truth, case.brain_mask):
-        assert volume.shape == (40, 52, 44)  # R, A, S
+        assert volume.shape == (40, 48, 40)
         assert np.array_equal(volume.affine, case.scan.affine)
     assert case.scan.spacing_mm == pytest.approx((4, 4, 4))
-    middle = case.scan.affine @ [19.5, 25.5, 21.5, 1]
-    assert middle[:3] == pytest.approx([0, 0, 0], abs=2.1)
+    assert case.scan.affine @ [19.5, 23.5, 19.5, 1] == pytest.approx([0, 0, 0, 1])
     brain, truth = case.brain_mask.voxels > 0, case.truth.voxels > 0
     assert truth.any()
     assert not (truth & ~brain).any()
@@ -133,11 +144,15 @@ def test_a_case_has_its_volumes_on_one_grid_in_ras(bank: AnatomyBank) -> None:
 
 
 def test_healthy_and_diseased_cases_of_one_index_share_their_anatomy(bank: AnatomyBank) -> None:
-    healthy, ill = (synthesise_case(bank, 1, 7, contrast="T1", kind=kind, spacing_mm=4.0) for kind in ("none", "infarct"))
-    elsewhere = ill.truth.voxels == 0
-    assert np.array_equal(healthy.scan.voxels[elsewhere], ill.scan.voxels[elsewhere])
+    healthy, ill = (
+        synthesise_case(bank, 1, 7, contrast="T1", kind=kind, spacing_mm=4.0) for kind in ("none", "infarct")
+    )
+    same, brain, truth = (healthy.scan.voxels == ill.scan.voxels), ill.brain_mask.voxels > 0, ill.truth.voxels > 0
+    assert np.array_equal(healthy.brain_mask.voxels, ill.brain_mask.voxels)
+    assert same[~brain].all()
+    assert same[brain].mean() > 0.5
+    assert same[truth].mean() < 0.5
     assert healthy.truth.voxels.max() == 0
-    assert not np.array_equal(healthy.scan.voxels, ill.scan.voxels)
 
 
 @pytest.mark.usefixtures("_small")

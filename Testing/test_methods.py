@@ -152,7 +152,13 @@ def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupte
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("disyre-v2", {}), ("disyre-v2", {"severities": (0.1, 0.9)}), ("disyre", {}), ("disyre", {"steps": 7}), ("ruler", {})],
+    [
+        ("disyre-v2", {}),
+        ("disyre-v2", {"severities": (0.1, 0.9)}),
+        ("disyre", {}),
+        ("disyre", {"steps": 7}),
+        ("ruler", {}),
+    ],
 )
 def test_the_number_of_evaluations_is_known_beforehand(
     method: str, settings: dict[str, Any], corrupted: Corrupted

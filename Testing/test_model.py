@@ -115,7 +115,13 @@ def test_a_damaged_description_is_refused_in_one_sentence(folder: Path, text: st
 
 @pytest.mark.parametrize(
     "changes",
-    [{"network": {"size": "huge"}}, {"network": {"channels": [8], "wings": 2}}, {"network": 3}, {"surprise": 1}, {"contrasts": 1}],
+    [
+        {"network": {"size": "huge"}},
+        {"network": {"channels": [8], "wings": 2}},
+        {"network": 3},
+        {"surprise": 1},
+        {"contrasts": 1},
+    ],
 )
 def test_a_description_with_wrong_fields_is_refused_in_one_sentence(folder: Path, changes: dict[str, object]) -> None:
     rewrite(folder, **changes)

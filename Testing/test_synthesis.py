@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CORTEX, CSF, RIGHT_OF, SPACING_MM, VENTRICLE, WHITE, head_labels
 from torch import Tensor
 
-from conftest import CORTEX, CSF, RIGHT_OF, SPACING_MM, VENTRICLE, WHITE, head_labels
 from DISYRECore.anatomy import AnatomyBank, brain_tissue, load_anatomies, merge_sides
 from DISYRECore.errors import DisyreError
 from DISYRECore.intensity import KNEE, MIDDLE, brain_scale, compress, expand
@@ -120,9 +120,8 @@ def test_no_label_maps_or_mixed_spacings_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep_head", [False, True])
 def test_the_same_seed_gives_the_same_scan(bank: AnatomyBank, keep_head: bool) -> None:
-    one, two, other = (
-        render_scan(bank, draw_scan(bank, 4, seed, contrasts=CONTRASTS), SLAB, keep_head=keep_head) for seed in (1, 1, 2)
-    )
+    drawn = (draw_scan(bank, 4, seed, contrasts=CONTRASTS) for seed in (1, 1, 2))
+    one, two, other = (render_scan(bank, parameters, SLAB, keep_head=keep_head) for parameters in drawn)
     assert same(one, two)
     assert not torch.equal(one.image, other.image)
 
