@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from DISYRECore.intensity import compress, expand
 from DISYRECore.synthesis import CONTRASTS, Scan
 
 KINDS = ("mass", "infarct", "plaques", "none")
@@ -21,7 +22,7 @@ VISIBLE = 0.3
 """The truth ends where the lesion has faded to this share of its strength."""
 
 _DIAMETER_MM = {"mass": (18.0, 60.0), "infarct": (10.0, 50.0), "plaques": (5.0, 12.0)}
-_SIGN = {"T1": -1.0, "T2": 1.0, "FLAIR": 1.0, "free": 1.0}
+_STEP = {"T1": (-0.1, -0.3), "T2": (0.2, 0.7), "FLAIR": (0.2, 0.65), "free": (0.2, 0.6)}
 _WHITE_MATTER = (2, 7)
 _VENTRICLES = (4, 5, 14, 15, 136, 137)
 
@@ -33,7 +34,7 @@ class LesionParameters:
     Attributes:
         kind: One of `KINDS`.
         diameters_mm: One per lesion.
-        strength: Change of intensity at the core, in normalised units, with sign.
+        strength: Change of linear intensity at the core (the median of the brain is `MIDDLE`), with sign.
         core: Share of the depth that is core; the rest fades out.
         seed: Places and shapes follow from it.
     """
@@ -51,11 +52,12 @@ def draw_lesions(kind: str, contrast: str, seed: int) -> LesionParameters:
     u = torch.rand(4, generator=g).tolist()
     count = {"mass": 1, "infarct": 1 + int(u[0] > 0.7), "plaques": 4 + int(8 * u[0]), "none": 0}[kind]
     low, high = _DIAMETER_MM.get(kind, (1.0, 1.0))
+    low_step, high_step = _STEP[contrast]
     sizes = low * (high / low) ** torch.rand(count, generator=g)
     return LesionParameters(
         kind=kind,
         diameters_mm=tuple(sizes.tolist()),
-        strength=_SIGN[contrast] * (0.15 + 0.25 * u[1]),
+        strength=low_step + (high_step - low_step) * u[1],
         core=0.4 + 0.4 * u[2],
         seed=seed + 1,
     )
@@ -69,17 +71,16 @@ def add_lesions(
     Returns:
         The anomalous image and the truth, (Z, Y, X) float in [0, 1] and bool.
     """
-    image, brain, classes = scan.image[0], scan.mask[0], scan.classes[0]
+    image, brain, classes = expand(scan.image[0].clamp(max=0.99)), scan.mask[0], scan.classes[0]
     labels = torch.tensor(label_values, device=image.device)[classes.long()]
     g = Generator(image.device).manual_seed(p.seed)
     depth = torch.zeros_like(image)
     for diameter in p.diameters_mm:
         depth = torch.maximum(depth, _one_lesion(labels, brain, diameter, p, spacing_mm, g))
-    profile = (depth / (1 - p.core)).clamp(0, 1)
-    truth = (profile > VISIBLE) & brain
+    profile = (depth / (1 - p.core)).clamp(0, 1) * brain
     texture = 1 + 0.25 * _smooth_noise(image.shape, 8, g, image.device)
-    target = image + p.strength * texture
-    return torch.where(brain, torch.lerp(image, target, profile).clamp(0, 1), image), truth
+    made = (image + p.strength * texture * profile).clamp(min=0)
+    return torch.where(profile > 0, compress(made), scan.image[0]), profile > VISIBLE
 
 
 def _one_lesion(

@@ -22,7 +22,6 @@ from scipy import ndimage
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.findings import Finding, label_findings
-from DISYRECore.intensity import expand
 from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, Restoration, evaluations
 from DISYRECore.model import DEFAULT_MODEL, Model, load_model
 from DISYRECore.networks import pick_device
@@ -33,6 +32,8 @@ from DISYRECore.volume import Volume, read_mask, read_volume
 
 RULER_SPACING_MM = 1.5
 SMALLEST_ML = 0.1
+CLEAR_CHANGE = 0.05
+"""Change of normalised intensity from which the restored image shows the restoration alone."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,9 @@ def smooth(score: torch.Tensor) -> torch.Tensor:
 
 
 def _restored(scan: Volume, brain: PreparedBrain, made: Restoration) -> Volume:
-    """The scan with its change applied: restored minus prepared image, in scan units, inside the brain."""
+    """The restored image in scan units where the method changed the scan, elsewhere the scan with all its detail."""
     x, _ = brain.tensors()
-    change = brain.to_native(expand(made.restored.clamp(max=0.99)) - expand(x)).voxels * brain.intensities.unit
-    return Volume((scan.voxels + change).astype(np.float32), scan.affine)
+    change = brain.to_native((made.restored - x).abs()).voxels
+    share = np.clip(change / CLEAR_CHANGE, 0, 1)
+    restored = brain.intensities.restore(brain.to_native(made.restored).voxels)
+    return Volume((scan.voxels + share * (restored - scan.voxels)).astype(np.float32), scan.affine)

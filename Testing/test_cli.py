@@ -17,6 +17,7 @@ from DISYRECore.anatomy import load_anatomies
 from DISYRECore.cli import main
 from DISYRECore.testset import synthesise_case
 from DISYRECore.volume import Volume, read_volume, to_canonical, write_volume
+from test_volume import write_dicom
 
 ROOT = Path(__file__).resolve().parent.parent
 ANATOMY = ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"
@@ -125,6 +126,18 @@ def test_a_given_mask_is_used(case, scan, tmp_path):
     score = read_volume(tmp_path / "out" / "score.nii.gz").voxels
     assert score[half == 0].max() == 0
     assert score.max() > 0
+
+
+def test_a_dicom_folder_gives_the_same_as_the_nifti_and_no_names(case, result, tmp_path):
+    rounded = Volume(np.rint(case.scan.voxels).astype(np.uint16), case.scan.affine)
+    series = write_dicom(tmp_path / "DOE^JOHN", rounded)
+    assert main(["detect", str(series), "-o", str(tmp_path / "out")]) == 0
+    dicom = to_canonical(read_volume(tmp_path / "out" / "score.nii.gz"))
+    nifti = to_canonical(read_volume(result / "score.nii.gz"))
+    np.testing.assert_allclose(dicom.affine, nifti.affine, atol=1e-3)
+    assert np.corrcoef(dicom.voxels.ravel(), nifti.voxels.ravel())[0, 1] > 0.98
+    for path in (tmp_path / "out").iterdir():
+        assert b"JOHN" not in path.read_bytes()
 
 
 def test_a_folder_of_scans_goes_on_after_a_bad_one(scan, tmp_path, capsys):

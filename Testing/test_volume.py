@@ -96,6 +96,7 @@ def new_dicom(volume: Volume, storage: str, series: str, instance: str) -> FileD
     file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     file.SOPClassUID, file.SOPInstanceUID, file.Modality = storage, instance, "MR"
     file.StudyInstanceUID, file.SeriesInstanceUID, file.SeriesNumber = "1.2", series, 1
+    file.PatientName = "DOE^JOHN"
     file.Columns, file.Rows = volume.shape[:2]
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
     file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 0
@@ -133,7 +134,7 @@ def write_dicom(
             file.update(part)
         file.InstanceNumber, file.RescaleSlope, file.RescaleIntercept = k + 1, 2, -5
         file.PixelData = volume.voxels[:, :, k].T.astype("<u2").tobytes()
-        file.save_as(folder / f"{(k * 7) % 31:03d}_{copy}{series}", enforce_file_format=True)
+        file.save_as(folder / f"{(k * 7) % 997:03d}_{copy}{series}", enforce_file_format=True)
     return folder
 
 
