@@ -143,7 +143,9 @@ def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("evaluate", help="measure methods on a dataset with known truth")
     command.set_defaults(run=_evaluate)
-    command.add_argument("dataset", metavar="DATASET", help="folder of cases, as synthesize writes them")
+    command.add_argument(
+        "dataset", metavar="DATASET", help="folder as synthesize writes it, or BraTS, ATLAS, MSLUB, WMH, IXI, BIDS"
+    )
     command.add_argument("--report", required=True, metavar="DIR", help="where metrics.json and the table go")
     command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
     command.add_argument("--methods", nargs="+", default=["disyre-v2"], metavar="NAME", help="beside the ruler")

@@ -171,9 +171,7 @@ def _draw_motion(u: Tensor) -> Tensor:
     """Rotation of any angle, zoom .7 to 1.4, shift up to a quarter of the slice; (B, 2, 3)."""
     angle, zoom = (u[:, 0] - 0.5) * 2 * torch.pi, 0.7 + 0.7 * u[:, 1]
     cos, sin, shift = angle.cos() * zoom, angle.sin() * zoom, (u[:, 2:] - 0.5)
-    return torch.stack(
-        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
-    )
+    return torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
 
 
 def apply_corruption(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from DISYRECore.errors import DisyreError
+from DISYRECore.datasets import Case, read_dataset
 from DISYRECore.files import check_writable
 from DISYRECore.findings import write_text
 from DISYRECore.metrics import (
@@ -24,27 +25,11 @@ from DISYRECore.metrics import (
 )
 from DISYRECore.pipeline import SMALLEST_ML, Detector
 from DISYRECore.prepare import prepare
-from DISYRECore.volume import Volume, read_mask, read_volume
 
 SMALLEST_LESION_MM3 = 100.0
 FALSE_POSITIVE_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 THRESHOLDS = 24
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case of a dataset on disk."""
-
-    name: str
-    contrast: str
-    folder: Path
-
-    def load(self) -> tuple[Volume, np.ndarray, np.ndarray]:
-        """Scan, truth and brain mask, the masks bool on the scan's grid."""
-        scan = read_volume(self.folder / "scan.nii.gz")
-        brain = read_mask(self.folder / "brain_mask.nii.gz", scan.grid)
-        truth = read_mask(self.folder / "truth.nii.gz", scan.grid, allow_empty=True)
-        return scan, truth & brain, brain
+KNOWN_CONTRASTS = ("T1", "T2", "FLAIR")
 
 
 @dataclass(frozen=True)
@@ -52,12 +37,14 @@ class ScoredCase:
     """What one method made of one case.
 
     Attributes:
+        subject: Of the dataset.
         score: Score before it is clipped for display, native grid, float32.
         truth, brain: Bool, same grid.
         voxel_ml: Volume of a voxel.
         threshold: Default threshold in units of `score`.
     """
 
+    subject: str
     score: np.ndarray
     truth: np.ndarray
     brain: np.ndarray
@@ -65,28 +52,16 @@ class ScoredCase:
     threshold: float
 
 
-def read_dataset(folder: Path) -> list[Case]:
-    """Cases of a folder written by `testset.write_test_set`.
-
-    Raises:
-        DisyreError: The folder has no readable index.
-    """
-    try:
-        index = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        return [Case(c["name"], c["contrast"], folder / c["name"]) for c in index["cases"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DisyreError(f"{folder} has no readable dataset.json; make a dataset with 'disyre synthesize'.") from error
-
-
 def score_cases(detector: Detector, cases: list[Case]) -> Iterator[ScoredCase]:
     """Runs a detector over cases, with the brain masks and contrasts that the dataset gives."""
     for case in cases:
         scan, truth, mask = case.load()
-        brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
+        brain = prepare(scan, detector.spacing_mm, mask, case.contrast if case.contrast in KNOWN_CONTRASTS else None)
         made, _ = detector.restoration(brain)
-        scale, threshold = detector.shown(case.contrast)
+        scale, threshold = detector.shown(brain.contrast)
         score = brain.to_native(made.score).voxels
-        yield ScoredCase(score, truth, mask, scan.voxel_ml, scale * threshold)
+        inside = brain.native_mask
+        yield ScoredCase(case.subject, score, truth & inside, inside, scan.voxel_ml, scale * threshold)
 
 
 def measure(scored: list[ScoredCase]) -> dict[str, Any]:
@@ -94,7 +69,7 @@ def measure(scored: list[ScoredCase]) -> dict[str, Any]:
 
     AP and Dice count every brain voxel of every case, healthy ones included. Lesions below
     `SMALLEST_LESION_MM3` and findings below `SMALLEST_ML` are ignored when lesions are counted; a lesion is
-    found when a tenth of it is above the threshold. Intervals are 95 % bootstrap over cases.
+    found when a tenth of it is above the threshold. Intervals are 95 % bootstrap over subjects.
     """
     scores = [case.score[case.brain] for case in scored]
     labels = [case.truth[case.brain] for case in scored]
@@ -107,7 +82,7 @@ def measure(scored: list[ScoredCase]) -> dict[str, Any]:
         "cases": len(scored),
         "prevalence": float(truth.mean()),
         "ap": average_precision(pooled, truth),
-        "ap_interval": pooled_ap_bootstrap(scores, labels),
+        "ap_interval": pooled_ap_bootstrap(_by_subject(scored, scores), _by_subject(scored, labels)),
         "oracle_dice": oracle,
         "oracle_threshold": at,
         "mean_dice_at_oracle": _mean([dice(s > at, t) for s, t in zip(scores, labels, strict=True)], sick),
@@ -116,6 +91,13 @@ def measure(scored: list[ScoredCase]) -> dict[str, Any]:
         "false_positive_rate": float(np.concatenate(healthy).mean()),
         "lesions": _lesions(scored, pooled),
     }
+
+
+def _by_subject(scored: list[ScoredCase], values: list[np.ndarray]) -> list[np.ndarray]:
+    """Voxels of all cases of a subject in one array, so that a bootstrap draws subjects."""
+    subjects = dict.fromkeys(case.subject for case in scored)
+    pairs = list(zip(scored, values, strict=True))
+    return [np.concatenate([v for case, v in pairs if case.subject == subject]) for subject in subjects]
 
 
 def _mean(values: list[float], chosen: np.ndarray) -> float:
@@ -149,8 +131,11 @@ def evaluate(folder: Path, model: str, methods: list[str], report: Path, device:
     Raises:
         DisyreError: Unusable dataset, model, method or output.
     """
-    cases = read_dataset(folder)
+    dataset = read_dataset(folder)
     check_writable(report)
+    for warning in dataset.warnings:
+        print(f"disyre: {warning}", file=sys.stderr)
+    cases = dataset.cases
     results: dict[str, dict[str, Any]] = {}
     for contrast in sorted({case.contrast for case in cases}):
         chosen = [case for case in cases if case.contrast == contrast]

@@ -125,9 +125,7 @@ def _by_score_mass(components: np.ndarray, count: int, score: Volume, smallest_m
     return kept[np.argsort(-mass[kept], kind="stable")][:_MOST]
 
 
-def _describe(
-    label: int, box: tuple[slice, ...], labels: np.ndarray, score: Volume, middle_mm: float
-) -> Finding:
+def _describe(label: int, box: tuple[slice, ...], labels: np.ndarray, score: Volume, middle_mm: float) -> Finding:
     corner = [part.start for part in box]
     places = np.argwhere(labels[box] == label)
     values = score.voxels[box][tuple(places.T)]

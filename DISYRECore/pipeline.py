@@ -1,8 +1,8 @@
 """From a scan to findings: prepare, restore, map back, threshold.
 
-    >>> from DISYRECore.pipeline import Detector
-    >>> detection = Detector().detect("scan.nii.gz")
-    >>> detection.findings
+>>> from DISYRECore.pipeline import Detector
+>>> detection = Detector().detect("scan.nii.gz")
+>>> detection.findings
 """
 
 from __future__ import annotations

@@ -275,9 +275,7 @@ def _lookup(bank: AnatomyBank, volume: Tensor, anatomy: Tensor, coordinates: Ten
     return volume.flatten().index_select(0, index.flatten()).view(index.shape)
 
 
-def render_scan(
-    bank: AnatomyBank, parameters: ScanParameters, lattice: Lattice, *, keep_head: bool = False
-) -> Scan:
+def render_scan(bank: AnatomyBank, parameters: ScanParameters, lattice: Lattice, *, keep_head: bool = False) -> Scan:
     """Renders healthy scans on a lattice; the inverse of nothing, the same for the same parameters.
 
     Partial volume comes from 2 x 2 samples per point in the plane, spread over the slice thickness.

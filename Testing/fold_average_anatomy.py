@@ -1,6 +1,7 @@
 """Gives the average head a folded cortex: the anatomy of the demo and of the tests.
 
-    python Testing/fold_average_anatomy.py Resources/Anatomy/average_head_2mm.nii.gz Resources/Anatomy/folded_head.nii.gz
+    cd Resources/Anatomy
+    python ../../Testing/fold_average_anatomy.py average_head_2mm.nii.gz folded_head.nii.gz
 
 An average of many brains has no gyri. Here the zero levels of smooth noise become sulci, down to a depth that
 varies over the surface; the cortex is what lies within 3 mm of the CSF. No single person's anatomy is in it.

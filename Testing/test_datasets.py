@@ -308,6 +308,12 @@ def test_bids_prefers_the_closest_lesion_mask(tmp_path: Path) -> None:
     assert case.truth == masks / "sub-01_run-2_label-lesion_mask.nii.gz"
 
 
+def test_bids_takes_no_scan_in_a_template_space(tmp_path: Path) -> None:
+    bids(tmp_path)
+    scan(tmp_path / "sub-02" / "anat" / f"sub-02_{MNI}_T1w.nii.gz")
+    assert [case.name for case in read_dataset(tmp_path).cases if case.subject == "sub-02"] == ["sub-02_T1"]
+
+
 def test_bids_diagnosis_column_and_healthy_subject_with_a_mask(tmp_path: Path) -> None:
     bids(tmp_path)
     (tmp_path / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tHealthy\nsub-03\tglioma\n")

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DISYRECore.evaluation import evaluate, read_dataset
+from DISYRECore.datasets import read_dataset
+from DISYRECore.evaluation import evaluate
 from DISYRECore.methods import disyre_v2
 from DISYRECore.metrics import average_precision
 from DISYRECore.model import load_model
@@ -71,7 +72,7 @@ def healthy(options: argparse.Namespace) -> str:
 
 def speed(options: argparse.Namespace) -> str:
     """Time and memory of the whole command on a stripped 1 mm volume."""
-    scan = test_set(options) / read_dataset(test_set(options))[2].name / "scan.nii.gz"
+    scan = read_dataset(test_set(options)).cases[2].scan
     command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(options.out / "speed")]
     seconds = []
     for _ in range(3):
@@ -133,11 +134,14 @@ def pixels(options: argparse.Namespace) -> str:
         labels.append(truth[mask.numpy()])
     truth = np.concatenate(labels)
     ap = {name: average_precision(np.concatenate(values), truth) for name, values in scores.items()}
-    return f"pixels: 1/{theirs / ours:.1f} of the published window; AP whole {ap['whole']:.3f}, windowed {ap['windowed']:.3f}"
+    share = f"pixels: 1/{theirs / ours:.1f} of the published window"
+    return f"{share}; AP whole slices {ap['whole']:.3f}, windows {ap['windowed']:.3f}"
 
 
-def _sick(options: argparse.Namespace, detector: Detector, count: int) -> Iterator[tuple[PreparedBrain, np.ndarray, np.ndarray]]:
-    for case in read_dataset(test_set(options))[:count]:
+def _sick(
+    options: argparse.Namespace, detector: Detector, count: int
+) -> Iterator[tuple[PreparedBrain, np.ndarray, np.ndarray]]:
+    for case in read_dataset(test_set(options)).cases[:count]:
         scan, truth, mask = case.load()
         brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
         on_grid = resample(Volume(truth.astype(np.float32), scan.affine), brain.image.grid)
