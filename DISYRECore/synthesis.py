@@ -61,6 +61,8 @@ class ScanParameters:
         blur: (B,) in-plane point spread, standard deviation in lattice points.
         thickness: (B,) slice thickness, mm.
         rim: (B,) how far outside brain tissue the brain mask reaches, mm.
+        floor: (B,) where the low anchor lies between no signal (0) and the darkest tissue (1); vessels, dura and
+            iron, which are not drawn, pull it down in real scans.
         stretch: (B,) factor on the normalised intensities; stands for lesions and masks that move the median.
         contrast: (B,) index into `CONTRASTS`.
         seed: Seed of the voxelwise noise.
@@ -78,6 +80,7 @@ class ScanParameters:
     blur: Tensor
     thickness: Tensor
     rim: Tensor
+    floor: Tensor
     stretch: Tensor
     contrast: Tensor
     seed: int
@@ -219,6 +222,7 @@ def draw_scan(
         blur=_sometimes(g, _uniform(g, count, 0.3, 1.1), 0.6),
         thickness=_sometimes(g, _uniform(g, count, 1.5, 6.0), 0.4, otherwise=1.0),
         rim=_uniform(g, count, 0.5, 6.0),
+        floor=_uniform(g, count, 0.0, 1.0),
         stretch=_uniform(g, count, 0.85, 1.15),
         contrast=torch.tensor([CONTRASTS.index(c) for c in contrasts])[which],
         seed=seed,
@@ -358,10 +362,11 @@ def _brain_mask(
 
 
 def _linear(image: Tensor, bank: AnatomyBank, p: ScanParameters) -> Tensor:
-    """As `prepare` does: 1st percentile and median of the brain to 0 and `MIDDLE`, not yet compressed."""
+    """As `prepare` does: a low anchor and the median of the brain to 0 and `MIDDLE`, not yet compressed."""
     values = p.means.gather(1, bank.brain_samples[p.anatomy].long())
     values = values * (1 + p.bias.flatten(1).std(1).mul(0.5)[:, None] * _fixed_normal(values))
     low, median = torch.quantile(values, torch.tensor([LOW_PERCENTILE / 100, 0.5], device=values.device), dim=1)
+    low = low * p.floor
     scale = MIDDLE * p.stretch / (median - low).clamp(min=1e-2)
     return (image - low.view(-1, 1, 1, 1)) * scale.view(-1, 1, 1, 1)
 
