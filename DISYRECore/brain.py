@@ -170,11 +170,289 @@ def extract_brain(volume: Volume) -> BrainMask:
         DisyreError: Of kind ``no_brain``: there is no plausible brain in the scan.
     """
     scan = _winsorised(volume)
-    to_scan = _align(scan)
+    to_scan, information = _align(scan)
     to_scan = _align_tissue(_tissue(scan, to_scan, FINE_MM), to_scan)
-    tissue = _tissue(scan, to_scan, _head().spacing_mm)
-    depth_mm = _warped_depth(to_scan, tissue.grid)
-    _check_plausible(tissue, depth_mm, to_scan, volume)
+    tissue = _tissue(scan, to_scan, average_head().spacing_mm[0])
+    depth_mm = _warped(_depth_mm(), to_scan, tissue.grid, -CLIP_MM)
+    if not _is_plausible(information, tissue.voxels, depth_mm, to_scan):
+        raise _no_brain(volume)
     mask = (_outside_mm(tissue) <= RIM_MM) | (depth_mm > CORE_MM)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
-    return _measured(resample(Volume(soft, tissue.affine), volume.grid).voxels > 0.5, volume, "extracted")
+    mask = resample(Volume(soft, tissue.affine), volume.grid).voxels > 0.5
+    return _measured(mask, volume, "extracted")
+
+
+def _no_brain(volume: Volume) -> DisyreError:
+    name = Path(volume.source).name or "the scan"
+    return DisyreError(f"No brain was found in {name}; give an MRI of a head, or a brain mask with it.", "no_brain")
+
+
+def _winsorised(volume: Volume) -> Volume:
+    voxels = volume.voxels.astype(np.float32)
+    present = voxels[voxels > voxels.min()]
+    if not present.size:
+        raise _no_brain(volume)
+    low, high = np.percentile(present[:: max(1, present.size // 1_000_000)], [0.1, 99.9])
+    return Volume(np.clip(voxels, low, high), volume.affine, volume.source)
+
+
+def _is_plausible(information: float, tissue: np.ndarray, depth_mm: np.ndarray, to_scan: np.ndarray) -> bool:
+    inside = depth_mm > 0
+    overlap = 2 * (tissue & inside).sum() / max(1, tissue.sum() + inside.sum())
+    whole_ml = (_depth_mm() > -RIM_MM).sum() * average_head().voxel_ml * abs(np.linalg.det(to_scan))
+    return information > LEAST_INFORMATION and overlap > LEAST_OVERLAP and BRAIN_ML[0] < whole_ml < BRAIN_ML[1]
+
+
+# The average head
+
+
+@lru_cache(maxsize=1)
+def average_head() -> Volume:
+    """The mean anatomy of 14 healthy adults: a label map (int16) of 2 mm, the middle of the brain at the origin."""
+    volume = to_canonical(read_volume(AVERAGE_HEAD))
+    return Volume(np.rint(volume.voxels).astype(np.int16), volume.affine, volume.source)
+
+
+@lru_cache(maxsize=1)
+def _depth_mm() -> np.ndarray:
+    """Signed distance to the surface of the brain tissue of the average head in mm, positive inside."""
+    head = average_head()
+    tissue = _closed(_largest(np.isin(head.voxels, GREY + WHITE)), head.spacing_mm[0])
+    return _signed_distance_mm(tissue, head.spacing_mm[0])
+
+
+@lru_cache(maxsize=1)
+def _priors() -> list[np.ndarray]:
+    """Probability of the `TISSUES` and of air at every voxel of the average head."""
+    head = average_head()
+    members = [np.isin(head.voxels, labels) for labels in TISSUES]
+    members.append(~np.any(members, axis=0))
+    sigma = PRIOR_SIGMA_MM / head.spacing_mm[0]
+    return [ndimage.gaussian_filter(one.astype(np.float32), sigma, mode="nearest") for one in members]
+
+
+def _codes(spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
+    """The average head as an image of class numbers, for mutual information, and the region to compare."""
+    head = average_head()
+    codes = np.zeros(head.shape, np.float32)
+    for number, labels in enumerate((*TISSUES, (SKIN,)), start=1):
+        codes[np.isin(head.voxels, labels)] = number
+    step = round(spacing_mm / head.spacing_mm[0])
+    region = (_depth_mm() > -ALIGN_MARGIN_MM).astype(np.uint8)
+    return _every(codes, head, step), _every(region, head, step)
+
+
+def _every(voxels: np.ndarray, head: Volume, step: int) -> sitk.Image:
+    """Takes every so manieth voxel, from the middle of the first block on."""
+    first = step // 2
+    origin = head.affine[:3, 3] + first * head.spacing_mm[0]
+    return _image(voxels[first::step, first::step, first::step], step * head.spacing_mm[0], origin)
+
+
+# Alignment. Transforms are (4, 4) matrices from the average head to the scan, both in RAS mm.
+
+
+def _align(scan: Volume) -> tuple[np.ndarray, float]:
+    """Aligns the average head to a scan: similarity from several poses, then affine from the best.
+
+    Returns:
+        The transform, and the mutual information that it reaches, in nats.
+    """
+    coarse, fine = _isotropic(scan, COARSE_MM), _isotropic(scan, FINE_MM)
+    position = _brain_position(fine)
+    codes, region = _codes(COARSE_MM)
+    results = []
+    for pitch, shift in STARTS:
+        pose = sitk.Similarity3DTransform()
+        pose.SetRotation((1.0, 0.0, 0.0), float(np.deg2rad(pitch)))
+        pose.SetTranslation((position + [0, 0, shift]).tolist())
+        results.append((_optimise(pose, codes, _as_image(coarse), COARSE_MM, region), _matrix(pose)))
+    best = _affine(min(results, key=lambda result: result[0])[1])
+    codes, region = _codes(FINE_MM)
+    return _matrix(best), -_optimise(best, codes, _as_image(fine), FINE_MM, region)
+
+
+def _align_tissue(tissue: Volume, start: np.ndarray) -> np.ndarray:
+    """Aligns the surface of the tissue of the average head to that of the tissue found in a scan."""
+    pad = 8
+    found = np.pad(tissue.voxels, pad)
+    origin = tissue.affine[:3, 3] - pad * FINE_MM
+    moving = _image(np.clip(_signed_distance_mm(found, FINE_MM), -CLIP_MM, CLIP_MM), FINE_MM, origin)
+    fixed = _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), average_head(), 2)
+    transform = _affine(start)
+    _optimise(transform, fixed, moving, FINE_MM)
+    return _matrix(transform)
+
+
+def _optimise(
+    transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, step_mm: float, region: sitk.Image | None = None
+) -> float:
+    """Optimises a transform in place, by mutual information inside a region or else by mean squares.
+
+    Images are not smoothed for their gradients: these would then not be the gradients of the metric, which
+    matters at voxels as large as the skull is thick. The number of threads is fixed for equal results everywhere.
+
+    Returns:
+        The metric, the lower the better; infinite where the images do not meet.
+    """
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(2)
+    if region is None:
+        method.SetMetricAsMeanSquares()
+    else:
+        method.SetMetricAsMattesMutualInformation(24)
+        method.SetMetricFixedMask(region)
+    method.MetricUseFixedImageGradientFilterOff()
+    method.MetricUseMovingImageGradientFilterOff()
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(step_mm, 0.02, 60, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:
+        return np.inf
+    return float(method.GetMetricValue())
+
+
+def _brain_position(scan: Volume) -> np.ndarray:
+    """Rough centre of the brain in RAS mm: 7 cm below the top of the head, in the middle of what is there."""
+    low, high = np.percentile(scan.voxels, [1, 99])
+    head = ndimage.binary_opening(scan.voxels > low + 0.12 * (high - low))
+    spacing = scan.spacing_mm[0]
+    filled = np.flatnonzero(head.sum(axis=(0, 1)) * spacing**2 > 2500)
+    top = int(filled[-1]) if filled.size else scan.shape[2] - 1
+    upper = head[:, :, max(0, top - round(120 / spacing)) : top + 1]
+    x, y, _ = ndimage.center_of_mass(upper) if upper.any() else np.array(scan.shape) / 2
+    return (scan.affine @ [x, y, top - 68 / spacing, 1])[:3]
+
+
+def _isotropic(scan: Volume, spacing_mm: float) -> Volume:
+    """Resamples a scan to an isotropic grid along the RAS axes that holds all of it."""
+    corners = _corners(scan.grid)
+    return resample(scan, _grid(corners.min(axis=0), corners.max(axis=0), spacing_mm), 1, float(scan.voxels.min()))
+
+
+def _corners(grid: Grid) -> np.ndarray:
+    """(8, 3) RAS mm of the centres of the corner voxels."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
+    return corners @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+
+def _grid(low: np.ndarray, high: np.ndarray, spacing_mm: float) -> Grid:
+    x, y, z = (np.floor((high - low) / spacing_mm).astype(int) + 1).tolist()
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = low
+    return Grid((x, y, z), affine)
+
+
+def _as_image(volume: Volume) -> sitk.Image:
+    return _image(volume.voxels, volume.spacing_mm[0], volume.affine[:3, 3])
+
+
+def _image(voxels: np.ndarray, spacing_mm: float, origin: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
+    image.SetSpacing([spacing_mm] * 3)
+    image.SetOrigin(origin.tolist())
+    return image
+
+
+def _affine(matrix: np.ndarray) -> sitk.AffineTransform:
+    return sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+
+
+def _matrix(transform: sitk.Transform) -> np.ndarray:
+    """The (4, 4) matrix of a linear transform."""
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.transpose([transform.TransformPoint(tuple(axis)) - origin for axis in np.eye(3)])
+    matrix[:3, 3] = origin
+    return matrix
+
+
+# Tissue
+
+
+def _tissue(scan: Volume, to_scan: np.ndarray, spacing_mm: float) -> Volume:
+    """Brain tissue of a scan around the aligned head: bool, one piece, sulci and ventricles closed."""
+    grid = _brain_grid(scan.grid, to_scan, spacing_mm)
+    priors = [_warped(prior, to_scan, grid, 0.0) for prior in _priors()]
+    posterior = classify(resample(scan, grid).voxels, np.stack(priors))
+    tissue = posterior[TISSUES.index(GREY)] + posterior[TISSUES.index(WHITE)] > 0.5
+    tissue = _opened(tissue, spacing_mm) & (_warped(_depth_mm(), to_scan, grid, -CLIP_MM) > -LEEWAY_MM)
+    return Volume(_closed(_largest(tissue), spacing_mm), grid.affine)
+
+
+def classify(voxels: np.ndarray, priors: np.ndarray, rounds: int = 5, bins: int = 64) -> np.ndarray:
+    """Tissue probabilities by expectation maximisation, with a histogram for each class and a prior for each voxel.
+
+    As in unified segmentation (Ashburner & Friston, NeuroImage 2005), with histograms in place of Gaussians and
+    with neighbours drawn to one class (mean field).
+
+    Args:
+        voxels: (X, Y, Z) intensities.
+        priors: (classes, X, Y, Z), not negative.
+
+    Returns:
+        (classes, X, Y, Z) that sum to 1 over the classes.
+    """
+    low, high = np.percentile(voxels, [0.5, 99.7])
+    index = np.clip((voxels - low) / max(high - low, 1e-6) * (bins - 1), 0, bins - 1).round().astype(np.int64)
+    priors = priors + 1e-4
+    posterior = priors / priors.sum(axis=0)
+    for _ in range(rounds):
+        histograms = [np.bincount(index.ravel(), weights=one.ravel(), minlength=bins) for one in posterior]
+        likelihood = ndimage.gaussian_filter1d(np.array(histograms), 1.5, axis=1) + 1e-3
+        likelihood = (likelihood / likelihood.sum(axis=1, keepdims=True)).astype(np.float32)
+        neighbours = np.stack([ndimage.uniform_filter(one, 3) for one in posterior])
+        posterior = priors * likelihood[:, index] * np.exp(2 * neighbours)
+        posterior /= posterior.sum(axis=0)
+    return posterior
+
+
+def _brain_grid(scan: Grid, to_scan: np.ndarray, spacing_mm: float) -> Grid:
+    """Grid along the RAS axes over the part of a scan that holds the aligned brain and what is around it."""
+    head = average_head()
+    around = np.argwhere(_depth_mm() > -24.0)[::50] @ head.affine[:3, :3].T + head.affine[:3, 3]
+    around = around @ to_scan[:3, :3].T + to_scan[:3, 3]
+    corners = _corners(scan)
+    low = np.maximum(around.min(axis=0), corners.min(axis=0))
+    high = np.minimum(around.max(axis=0), corners.max(axis=0))
+    return _grid(low, np.maximum(high, low + 2 * spacing_mm), spacing_mm)
+
+
+def _warped(voxels: np.ndarray, to_scan: np.ndarray, grid: Grid, fill: float) -> np.ndarray:
+    """An image on the grid of the average head, moved to the scan and sampled on a grid there."""
+    return resample(Volume(voxels, to_scan @ average_head().affine), grid, 1, fill).voxels
+
+
+# Masks
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component; an empty mask stays empty."""
+    components, count = ndimage.label(mask)
+    return components == np.bincount(components.ravel())[1:].argmax() + 1 if count else mask
+
+
+def _opened(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Opening by a ball of `OPENING_MM`; the border of the image counts as inside."""
+    core = ndimage.distance_transform_edt(mask) * spacing_mm > OPENING_MM
+    return ndimage.distance_transform_edt(~core) * spacing_mm <= OPENING_MM if core.any() else core
+
+
+def _closed(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Closing by a ball of `CLOSING_MM`, holes filled."""
+    pad = int(CLOSING_MM / spacing_mm) + 2
+    grown = ndimage.distance_transform_edt(~np.pad(mask, pad)) * spacing_mm <= CLOSING_MM
+    closed = ndimage.distance_transform_edt(grown) * spacing_mm > CLOSING_MM
+    return ndimage.binary_fill_holes(closed[pad:-pad, pad:-pad, pad:-pad] | mask)
+
+
+def _outside_mm(mask: Volume) -> np.ndarray:
+    return ndimage.distance_transform_edt(~mask.voxels) * mask.spacing_mm[0]
+
+
+def _signed_distance_mm(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
+    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    return (inside * spacing_mm).astype(np.float32)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DISYRECore.brain import BrainMask, find_brain, guess_contrast
-from DISYRECore.intensity import IntensityScale, brain_scale
+from DISYRECore.brain import BrainMask, find_brain
+from DISYRECore.contrast import guess_contrast
+from DISYRECore.intensity import IntensityScale, brain_scale, expand
 from DISYRECore.volume import Grid, Volume, crop, crop_box, model_grid, resample, to_canonical
 
 THICK_MM = 3.5
@@ -95,7 +96,7 @@ def prepare(
     intensities = brain_scale(near.voxels, near_mask.voxels > 0.5)
     voxels = intensities.normalise(resample(near, grid).voxels) * model_mask
     image = Volume(voxels, grid.affine, scan.source)
-    found = contrast or guess_contrast(image.voxels, model_mask, image.affine)
+    found = contrast or guess_contrast(expand(voxels), model_mask)
     return PreparedBrain(
         image=image,
         mask=model_mask,
