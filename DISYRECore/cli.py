@@ -71,7 +71,9 @@ def _synthesize(options: argparse.Namespace) -> int:
 
     maps = sorted(p for pattern in options.maps for p in Path(options.labelmaps).glob(pattern))
     kinds = ("none",) if options.healthy else tuple(options.kinds)
-    write_test_set(Path(options.output), maps, options.count, options.seed, tuple(options.contrasts), kinds)
+    write_test_set(
+        Path(options.output), maps, options.count, options.seed, tuple(options.contrasts), kinds, options.head
+    )
     return 0
 
 
@@ -137,6 +139,7 @@ def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser
     command.add_argument("--contrasts", nargs="+", default=["T1", "T2", "FLAIR"], help="T1, T2, FLAIR, free")
     kinds = ["mass", "infarct", "plaques", "none"]
     command.add_argument("--kinds", nargs="+", default=kinds, help="mass, infarct, plaques, none")
+    command.add_argument("--head", action="store_true", help="whole heads instead of brains")
     command.add_argument("--healthy", action="store_true", help="healthy scans only")
 
 

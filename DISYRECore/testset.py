@@ -19,7 +19,7 @@ from DISYRECore.synthesis import CONTRASTS, Lattice, draw_scan, render_scan
 from DISYRECore.volume import Volume, write_volume
 
 SPACING_MM = 1.0
-_EXTENT_MM = (168, 200, 160)
+_BRAIN_MM, _HEAD_MM = (168, 200, 160), (236, 244, 220)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,14 @@ class SyntheticCase:
 
 
 def synthesise_case(
-    bank: AnatomyBank, index: int, seed: int, *, contrast: str, kind: str, spacing_mm: float = SPACING_MM
+    bank: AnatomyBank,
+    index: int,
+    seed: int,
+    *,
+    contrast: str,
+    kind: str,
+    spacing_mm: float = SPACING_MM,
+    head: bool = False,
 ) -> SyntheticCase:
     """Renders one volume and puts lesions of a kind into it.
 
@@ -55,12 +62,13 @@ def synthesise_case(
         contrast: One of `CONTRASTS`.
         kind: One of `lesions.KINDS`.
         spacing_mm: Isotropic spacing of the volume.
+        head: Whether to draw the whole head; load the anatomies with room for it then.
     """
     own = seed * 100_003 + index
     parameters = draw_scan(bank, 1, own, contrasts=(contrast,), reach_mm=(0.0, 0.0))
-    z, y, x = (4 * round(extent / spacing_mm / 4) for extent in _EXTENT_MM)
+    z, y, x = (4 * round(extent / spacing_mm / 4) for extent in (_HEAD_MM if head else _BRAIN_MM))
     shape = (z, y, x)
-    scan = render_scan(bank, parameters, Lattice(shape, spacing_mm))
+    scan = render_scan(bank, parameters, Lattice(shape, spacing_mm), keep_head=head)
     image, truth = add_lesions(scan, bank.label_values, draw_lesions(kind, contrast, own), spacing_mm)
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = [-(n - 1) / 2 * spacing_mm for n in reversed(shape)]
@@ -84,11 +92,12 @@ def synthesise_cases(
     seed: int,
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR"),
     kinds: tuple[str, ...] = KINDS,
+    head: bool = False,
 ) -> Iterator[SyntheticCase]:
     """Cases that run through contrasts and kinds in turn."""
     for index in range(count):
         kind = kinds[index // len(contrasts) % len(kinds)]
-        yield synthesise_case(bank, index, seed, contrast=contrasts[index % len(contrasts)], kind=kind)
+        yield synthesise_case(bank, index, seed, contrast=contrasts[index % len(contrasts)], kind=kind, head=head)
 
 
 def write_test_set(
@@ -98,8 +107,11 @@ def write_test_set(
     seed: int,
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR"),
     kinds: tuple[str, ...] = KINDS,
+    head: bool = False,
 ) -> None:
     """Writes cases as folders with `scan.nii.gz`, `truth.nii.gz`, `brain_mask.nii.gz`, and an index `dataset.json`.
+
+    Brains only, or whole heads where `head` is true.
 
     Raises:
         DisyreError: Unknown contrast or kind, no label maps, or an output that cannot be written.
@@ -107,10 +119,10 @@ def write_test_set(
     for name, known in [*((c, CONTRASTS) for c in contrasts), *((k, KINDS) for k in kinds)]:
         if name not in known:
             raise DisyreError(f"'{name}' is not known; choose from {', '.join(known)}.")
-    bank = load_anatomies(labelmaps)
+    bank = load_anatomies(labelmaps, _HEAD_MM) if head else load_anatomies(labelmaps)
     check_writable(folder)
     cases = []
-    for case in synthesise_cases(bank, count, seed, contrasts, kinds):
+    for case in synthesise_cases(bank, count, seed, contrasts, kinds, head):
         place = folder / case.name
         check_writable(place)
         for name, volume in (("scan", case.scan), ("truth", case.truth), ("brain_mask", case.brain_mask)):

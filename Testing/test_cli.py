@@ -244,3 +244,12 @@ def test_synthesize_and_evaluate(tmp_path, capsys):
     assert figures["cases"] == 4
     assert 0 < figures["prevalence"] < figures["ap"] <= 1
     assert "| FLAIR | ruler | 4 |" in capsys.readouterr().out
+
+
+def test_heads_have_skin_and_the_same_brain_mask():
+    bank = load_anatomies([ANATOMY], (236, 244, 220))
+    case = synthesise_case(bank, 0, 3, contrast="T1", kind="none", spacing_mm=4.0, head=True)
+    brain = case.brain_mask.voxels > 0
+    outside = case.scan.voxels[~brain]
+    assert (outside > 100).sum() * 0.064 > 500
+    assert 900 < brain.sum() * 0.064 < 2200
