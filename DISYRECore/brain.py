@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from scipy import ndimage
 
 from .errors import DisyreError
@@ -36,7 +36,7 @@ BRAIN_ML = (700.0, 2200.0)
 """Plausible volume of a whole adult brain with a rim of fluid."""
 
 RIM_MM = 3.0
-CORE_MM = 3.0
+CORE_MM = 1.0
 LEEWAY_MM = 6.0
 OPENING_MM = 4.2
 CLOSING_MM = 8.0
@@ -45,8 +45,21 @@ PRIOR_SIGMA_MM = 3.0
 ALIGN_MARGIN_MM = 30.0
 FINE_MM, COARSE_MM = 4.0, 8.0
 STARTS = [(pitch, shift) for shift in (0.0, -25.0, 25.0) for pitch in (0.0, -15.0, 15.0)]
-LEAST_INFORMATION = 0.35
-LEAST_OVERLAP = 0.8
+LEAST_INFORMATION, LEAST_INFORMATION_INSIDE = 0.4, 0.1
+"""Mutual information of a scan and the aligned average head in nats, in the head and in the brain alone. Real heads
+reach 0.62 and 0.13 at least, uniform spheres, cubes and noise 0.63 and 0.08 at most."""
+LEAST_COVERAGE = 0.9
+
+STRIPPED_ML = (500.0, 2300.0)
+LEAST_SHARE = 0.95
+CUT_MM2 = 2000.0
+LEAST_RIM, DEEPEST_DIP = 0.6, 0.93
+
+LEAST_ZONE_VOXELS = 50
+BRIGHT_FLUID = 0.4
+"""How far fluid lies above white matter in T2, in units of the 10th to 90th percentile range of the brain."""
+T1_CORTEX_BRIGHTER, FLAIR_CORTEX_BRIGHTER = 0.3, 0.38
+"""How often a voxel of the cortex is brighter than one of the white matter: at most in T1, at least in FLAIR."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +113,6 @@ def _measured(mask: np.ndarray, volume: Volume, how: str, flags: list[str] | Non
 
 
 # Stripped scans
-
-
-STRIPPED_ML = (500.0, 2300.0)
-LEAST_SHARE = 0.95
-CUT_MM2 = 2000.0
-LEAST_RIM = 0.6
-DEEPEST_DIP = 0.93
 
 
 def is_stripped(volume: Volume) -> bool:
@@ -170,16 +176,16 @@ def extract_brain(volume: Volume) -> BrainMask:
         DisyreError: Of kind ``no_brain``: there is no plausible brain in the scan.
     """
     scan = _winsorised(volume)
-    to_scan, information = _align(scan)
+    to_scan = _align(scan)
     to_scan = _align_tissue(_tissue(scan, to_scan, FINE_MM), to_scan)
+    if not _is_plausible(scan, to_scan):
+        raise _no_brain(volume)
     tissue = _tissue(scan, to_scan, average_head().spacing_mm[0])
     depth_mm = _warped(_depth_mm(), to_scan, tissue.grid, -CLIP_MM)
-    if not _is_plausible(information, tissue.voxels, depth_mm, to_scan):
-        raise _no_brain(volume)
     mask = (_outside_mm(tissue) <= RIM_MM) | (depth_mm > CORE_MM)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
     mask = resample(Volume(soft, tissue.affine), volume.grid).voxels > 0.5
-    return _measured(mask, volume, "extracted")
+    return _measured(mask, volume, "extracted", _coverage_flags(depth_mm, to_scan))
 
 
 def _no_brain(volume: Volume) -> DisyreError:
@@ -196,11 +202,78 @@ def _winsorised(volume: Volume) -> Volume:
     return Volume(np.clip(voxels, low, high), volume.affine, volume.source)
 
 
-def _is_plausible(information: float, tissue: np.ndarray, depth_mm: np.ndarray, to_scan: np.ndarray) -> bool:
-    inside = depth_mm > 0
-    overlap = 2 * (tissue & inside).sum() / max(1, tissue.sum() + inside.sum())
-    whole_ml = (_depth_mm() > -RIM_MM).sum() * average_head().voxel_ml * abs(np.linalg.det(to_scan))
-    return information > LEAST_INFORMATION and overlap > LEAST_OVERLAP and BRAIN_ML[0] < whole_ml < BRAIN_ML[1]
+def _is_plausible(scan: Volume, to_scan: np.ndarray) -> bool:
+    """Whether the aligned average head has a brain's size and tells about the scan, in and around the brain."""
+    fine = _as_image(_isotropic(scan, FINE_MM))
+    around, inside = (_information(to_scan, fine, margin) for margin in (ALIGN_MARGIN_MM, RIM_MM))
+    size_ml = _brain_ml(-RIM_MM) * abs(np.linalg.det(to_scan))
+    return around > LEAST_INFORMATION and inside > LEAST_INFORMATION_INSIDE and BRAIN_ML[0] < size_ml < BRAIN_ML[1]
+
+
+def _coverage_flags(depth_mm: np.ndarray, to_scan: np.ndarray) -> list[str]:
+    seen_ml = (depth_mm > 0).sum() * average_head().voxel_ml
+    share = seen_ml / (_brain_ml(0.0) * abs(np.linalg.det(to_scan)))
+    return [f"Only about {100 * share:.0f} % of the brain lies inside the scan."] if share < LEAST_COVERAGE else []
+
+
+# Contrast
+
+
+def guess_contrast(image: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> str:
+    """Guesses the contrast of a brain from which of its tissues is brighter.
+
+    The average brain is laid over the mask by its centre and extent; where its ventricles, cortex and deep white
+    matter come to lie is close enough to tell T2 (fluid far brighter than white matter), T1 (cortex darker than
+    white matter) and FLAIR (neither) apart.
+
+    Args:
+        image: (X, Y, Z) intensities.
+        mask: (X, Y, Z) bool, the brain.
+        affine: (4, 4), voxel index to RAS mm.
+
+    Returns:
+        ``T1``, ``T2``, ``FLAIR`` or ``unknown``.
+    """
+    points = np.argwhere(mask)[:: max(1, int(mask.sum() / 100_000))] @ affine[:3, :3].T + affine[:3, 3]
+    fluid, cortex, white = (_values_at(image, mask, affine, _laid_over(zone, points)) for zone in _zones())
+    if min(len(fluid), len(cortex), len(white)) < LEAST_ZONE_VOXELS:
+        return "unknown"
+    low, high = np.percentile(image[mask], [10, 90])
+    if np.percentile(fluid, 75) > np.median(white) + BRIGHT_FLUID * (high - low):
+        return "T2"
+    cortex_brighter = float(np.searchsorted(np.sort(white), cortex).mean() / len(white))
+    if cortex_brighter < T1_CORTEX_BRIGHTER:
+        return "T1"
+    return "FLAIR" if cortex_brighter > FLAIR_CORTEX_BRIGHTER else "unknown"
+
+
+@lru_cache(maxsize=1)
+def _zones() -> list[np.ndarray]:
+    """Points of the average brain in RAS mm: inner ventricles, cortex, deep white matter."""
+    labels = average_head().voxels
+    inner = ndimage.binary_erosion(np.isin(labels, VENTRICLES))
+    deep = ndimage.binary_erosion(np.isin(labels, DEEP_WHITE), iterations=2)
+    return [_points(zone) for zone in (inner, np.isin(labels, CORTEX), deep)]
+
+
+def _points(zone: np.ndarray) -> np.ndarray:
+    affine = average_head().affine
+    return np.argwhere(zone) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _laid_over(zone: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Moves points of the average brain to a brain with other points, by mean and spread along R, A and S."""
+    average = _points(_depth_mm() > -RIM_MM)
+    return (zone - average.mean(axis=0)) * brain.std(axis=0) / average.std(axis=0) + brain.mean(axis=0)
+
+
+def _values_at(image: np.ndarray, mask: np.ndarray, affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values of the voxels inside the mask that are nearest to some points in RAS mm."""
+    to_index = np.linalg.inv(affine)
+    index = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)
+    index = index[((index >= 0) & (index < image.shape)).all(axis=1)]
+    index = index[mask[tuple(index.T)]]
+    return image[tuple(index.T)]
 
 
 # The average head
@@ -231,56 +304,64 @@ def _priors() -> list[np.ndarray]:
     return [ndimage.gaussian_filter(one.astype(np.float32), sigma, mode="nearest") for one in members]
 
 
-def _codes(spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
+def _brain_ml(least_depth_mm: float) -> float:
+    return float((_depth_mm() > least_depth_mm).sum() * average_head().voxel_ml)
+
+
+@lru_cache(maxsize=8)
+def _codes(spacing_mm: float, margin_mm: float) -> tuple[sitk.Image, sitk.Image]:
     """The average head as an image of class numbers, for mutual information, and the region to compare."""
     head = average_head()
     codes = np.zeros(head.shape, np.float32)
     for number, labels in enumerate((*TISSUES, (SKIN,)), start=1):
         codes[np.isin(head.voxels, labels)] = number
+    region = (_depth_mm() > -margin_mm).astype(np.uint8)
+    return _every(codes, spacing_mm), _every(region, spacing_mm)
+
+
+def _every(voxels: np.ndarray, spacing_mm: float) -> sitk.Image:
+    """Thins out an image on the grid of the average head."""
+    head = average_head()
     step = round(spacing_mm / head.spacing_mm[0])
-    region = (_depth_mm() > -ALIGN_MARGIN_MM).astype(np.uint8)
-    return _every(codes, head, step), _every(region, head, step)
-
-
-def _every(voxels: np.ndarray, head: Volume, step: int) -> sitk.Image:
-    """Takes every so manieth voxel, from the middle of the first block on."""
     first = step // 2
     origin = head.affine[:3, 3] + first * head.spacing_mm[0]
-    return _image(voxels[first::step, first::step, first::step], step * head.spacing_mm[0], origin)
+    return _image(voxels[first::step, first::step, first::step], spacing_mm, origin)
 
 
 # Alignment. Transforms are (4, 4) matrices from the average head to the scan, both in RAS mm.
 
 
-def _align(scan: Volume) -> tuple[np.ndarray, float]:
-    """Aligns the average head to a scan: similarity from several poses, then affine from the best.
-
-    Returns:
-        The transform, and the mutual information that it reaches, in nats.
-    """
-    coarse, fine = _isotropic(scan, COARSE_MM), _isotropic(scan, FINE_MM)
+def _align(scan: Volume) -> np.ndarray:
+    """Aligns the average head to a scan: similarity from several poses, then affine from the best."""
+    fine = _isotropic(scan, FINE_MM)
     position = _brain_position(fine)
-    codes, region = _codes(COARSE_MM)
-    results = []
-    for pitch, shift in STARTS:
-        pose = sitk.Similarity3DTransform()
-        pose.SetRotation((1.0, 0.0, 0.0), float(np.deg2rad(pitch)))
-        pose.SetTranslation((position + [0, 0, shift]).tolist())
-        results.append((_optimise(pose, codes, _as_image(coarse), COARSE_MM, region), _matrix(pose)))
-    best = _affine(min(results, key=lambda result: result[0])[1])
-    codes, region = _codes(FINE_MM)
-    return _matrix(best), -_optimise(best, codes, _as_image(fine), FINE_MM, region)
+    coarse = _as_image(_isotropic(scan, COARSE_MM))
+    poses = [_pose(pitch, np.add(position, (0, 0, shift))) for pitch, shift in STARTS]
+    codes, region = _codes(COARSE_MM, ALIGN_MARGIN_MM)
+    metrics = [_optimise(pose, codes, coarse, COARSE_MM, region) for pose in poses]
+    best = _affine(_matrix(poses[int(np.argmin(metrics))]))
+    codes, region = _codes(FINE_MM, ALIGN_MARGIN_MM)
+    _optimise(best, codes, _as_image(fine), FINE_MM, region)
+    return _matrix(best)
+
+
+def _pose(pitch: float, position: np.ndarray) -> sitk.Similarity3DTransform:
+    """The transform that pitches the average head by so many degrees and puts its brain at a position."""
+    pose = sitk.Similarity3DTransform()
+    pose.SetRotation((1.0, 0.0, 0.0), float(np.deg2rad(pitch)))
+    pose.SetTranslation(position.tolist())
+    return pose
 
 
 def _align_tissue(tissue: Volume, start: np.ndarray) -> np.ndarray:
-    """Aligns the surface of the tissue of the average head to that of the tissue found in a scan."""
-    pad = 8
-    found = np.pad(tissue.voxels, pad)
-    origin = tissue.affine[:3, 3] - pad * FINE_MM
-    moving = _image(np.clip(_signed_distance_mm(found, FINE_MM), -CLIP_MM, CLIP_MM), FINE_MM, origin)
-    fixed = _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), average_head(), 2)
+    """Aligns the surface of the tissue of the average head to that of the tissue found in a scan.
+
+    What the scan does not show has no part in this.
+    """
+    found = np.clip(_signed_distance_mm(tissue.voxels, FINE_MM), -CLIP_MM, CLIP_MM)
+    moving = _image(found, FINE_MM, tissue.affine[:3, 3])
     transform = _affine(start)
-    _optimise(transform, fixed, moving, FINE_MM)
+    _optimise(transform, _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), FINE_MM), moving, FINE_MM)
     return _matrix(transform)
 
 
@@ -289,11 +370,36 @@ def _optimise(
 ) -> float:
     """Optimises a transform in place, by mutual information inside a region or else by mean squares.
 
-    Images are not smoothed for their gradients: these would then not be the gradients of the metric, which
-    matters at voxels as large as the skull is thick. The number of threads is fixed for equal results everywhere.
-
     Returns:
         The metric, the lower the better; infinite where the images do not meet.
+    """
+    method = _method(region)
+    method.SetOptimizerAsRegularStepGradientDescent(step_mm, 0.02, 60, relaxationFactor=0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:
+        return np.inf
+    return float(method.GetMetricValue())
+
+
+def _information(to_scan: np.ndarray, scan: sitk.Image, margin_mm: float) -> float:
+    """Mutual information in nats of a scan and the aligned average head, up to so far outside of the brain."""
+    codes, region = _codes(FINE_MM, margin_mm)
+    method = _method(region)
+    method.SetInitialTransform(_affine(to_scan))
+    try:
+        return -float(method.MetricEvaluate(codes, scan))
+    except RuntimeError:
+        return 0.0
+
+
+def _method(region: sitk.Image | None) -> sitk.ImageRegistrationMethod:
+    """Mutual information inside a region of the fixed image, or mean squares.
+
+    The gradient filters are off: they smooth, so that at voxels as large as the skull is thick their gradients are
+    not those of the metric, and the optimiser runs off. The number of threads is fixed for equal results everywhere.
     """
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(2)
@@ -305,14 +411,7 @@ def _optimise(
     method.MetricUseFixedImageGradientFilterOff()
     method.MetricUseMovingImageGradientFilterOff()
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(step_mm, 0.02, 60, relaxationFactor=0.6)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(fixed, moving)
-    except RuntimeError:
-        return np.inf
-    return float(method.GetMetricValue())
+    return method
 
 
 def _brain_position(scan: Volume) -> np.ndarray:

@@ -22,7 +22,7 @@ VISIBLE = 0.3
 """The truth ends where the lesion has faded to this share of its strength."""
 
 _DIAMETER_MM = {"mass": (18.0, 60.0), "infarct": (10.0, 50.0), "plaques": (5.0, 12.0)}
-_STEP = {"T1": (-0.1, -0.3), "T2": (0.2, 0.7), "FLAIR": (0.2, 0.65), "free": (0.2, 0.6)}
+_STEP = {"T1": (-0.15, -0.4), "T2": (0.5, 1.2), "FLAIR": (0.2, 0.65), "free": (0.2, 0.6)}
 _WHITE_MATTER = (2, 7)
 _VENTRICLES = (4, 5, 14, 15, 136, 137)
 

@@ -172,11 +172,11 @@ def crop(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def build(paths: list[Path], rounds: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """The average head of some label maps: labels (X, Y, Z) and their voxel-to-RAS affine."""
     subjects = [read_labels(path) for path in paths]
-    images = [sitk.BinShrink(centred(render(l), l), [2, 2, 2]) for l, _ in subjects]
+    images = [sitk.BinShrink(centred(render(labels), labels), [2, 2, 2]) for labels, _ in subjects]
     transforms = align_all(images, rounds)
     pairs = list(zip(subjects, transforms, strict=True))
-    maps = [warp(centred(l, l), t, sitk.sitkNearestNeighbor) for (l, _), t in pairs]
-    seen = [warp(centred(s.astype(np.float32), l), t) for (l, s), t in pairs]
+    maps = [warp(centred(labels, labels), t, sitk.sitkNearestNeighbor) for (labels, _), t in pairs]
+    seen = [warp(centred(s.astype(np.float32), labels), t) for (labels, s), t in pairs]
     return crop(likeliest_class(maps, [np.maximum(s, EXTRAPOLATED_WEIGHT) for s in seen]))
 
 
