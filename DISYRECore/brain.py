@@ -44,7 +44,8 @@ CLIP_MM = 8.0
 PRIOR_SIGMA_MM = 3.0
 ALIGN_MARGIN_MM = 30.0
 FINE_MM, COARSE_MM = 4.0, 8.0
-STARTS = [(pitch, shift) for shift in (0.0, -25.0, 25.0) for pitch in (0.0, -15.0, 15.0)]
+PITCHES = (0.0, -15.0, 15.0)
+HEIGHTS_MM = (0.0, -25.0, 25.0)
 LEAST_INFORMATION, LEAST_INFORMATION_INSIDE = 0.4, 0.1
 """Mutual information of a scan and the aligned average head in nats, in the head and in the brain alone. Real heads
 reach 0.62 and 0.13 at least, uniform spheres, cubes and noise 0.63 and 0.08 at most."""
@@ -98,7 +99,7 @@ def find_brain(volume: Volume, given: np.ndarray | None = None) -> BrainMask:
 
 def _checked(given: np.ndarray, volume: Volume) -> np.ndarray:
     if given.shape != volume.shape:
-        raise DisyreError(f"The brain mask is {given.shape} but the scan is {volume.shape}; give a mask of this scan.")
+        raise DisyreError("The brain mask and the scan differ in size; give a mask of this scan.")
     if not np.any(given):
         raise DisyreError("The brain mask is empty; give one that marks the brain, or none.")
     return given != 0
@@ -108,7 +109,8 @@ def _measured(mask: np.ndarray, volume: Volume, how: str, flags: list[str] | Non
     ml = float(mask.sum() * volume.voxel_ml)
     flags = list(flags or [])
     if not BRAIN_ML[0] <= ml <= BRAIN_ML[1]:
-        flags.append(f"The brain volume of {ml:.0f} mL is {'small' if ml < BRAIN_ML[0] else 'large'}; check the mask.")
+        size = "small" if ml < BRAIN_ML[0] else "large"
+        flags.append(f"The brain volume of {ml:.0f} mL is {size}; check the mask.")
     return BrainMask(mask, ml, how, flags)
 
 
@@ -130,7 +132,8 @@ def is_stripped(volume: Volume) -> bool:
     ml = filled.sum() * spacing_mm.prod() / 1000
     if not STRIPPED_ML[0] <= ml <= STRIPPED_ML[1] or blob.sum() < LEAST_SHARE * present.sum():
         return False
-    return _border_contact_mm2(filled, spacing_mm) < CUT_MM2 or not _has_skull(voxels - background, filled, spacing_mm)
+    is_cut = _border_contact_mm2(filled, spacing_mm) > CUT_MM2
+    return not (is_cut and _has_skull(voxels - background, filled, spacing_mm))
 
 
 def stripped_mask(volume: Volume) -> np.ndarray:
@@ -190,7 +193,8 @@ def extract_brain(volume: Volume) -> BrainMask:
 
 def _no_brain(volume: Volume) -> DisyreError:
     name = Path(volume.source).name or "the scan"
-    return DisyreError(f"No brain was found in {name}; give an MRI of a head, or a brain mask with it.", "no_brain")
+    message = f"No brain was found in {name}; give an MRI of a head, or a brain mask with it."
+    return DisyreError(message, "no_brain")
 
 
 def _winsorised(volume: Volume) -> Volume:
@@ -205,15 +209,18 @@ def _winsorised(volume: Volume) -> Volume:
 def _is_plausible(scan: Volume, to_scan: np.ndarray) -> bool:
     """Whether the aligned average head has a brain's size and tells about the scan, in and around the brain."""
     fine = _as_image(_isotropic(scan, FINE_MM))
-    around, inside = (_information(to_scan, fine, margin) for margin in (ALIGN_MARGIN_MM, RIM_MM))
+    head, brain = (_information(to_scan, fine, margin) for margin in (ALIGN_MARGIN_MM, RIM_MM))
     size_ml = _brain_ml(-RIM_MM) * abs(np.linalg.det(to_scan))
-    return around > LEAST_INFORMATION and inside > LEAST_INFORMATION_INSIDE and BRAIN_ML[0] < size_ml < BRAIN_ML[1]
+    is_seen = head > LEAST_INFORMATION and brain > LEAST_INFORMATION_INSIDE
+    return is_seen and BRAIN_ML[0] < size_ml < BRAIN_ML[1]
 
 
 def _coverage_flags(depth_mm: np.ndarray, to_scan: np.ndarray) -> list[str]:
     seen_ml = (depth_mm > 0).sum() * average_head().voxel_ml
     share = seen_ml / (_brain_ml(0.0) * abs(np.linalg.det(to_scan)))
-    return [f"Only about {100 * share:.0f} % of the brain lies inside the scan."] if share < LEAST_COVERAGE else []
+    if share >= LEAST_COVERAGE:
+        return []
+    return [f"Only about {100 * share:.0f} % of the brain lies inside the scan."]
 
 
 # Contrast
@@ -332,17 +339,21 @@ def _every(voxels: np.ndarray, spacing_mm: float) -> sitk.Image:
 
 
 def _align(scan: Volume) -> np.ndarray:
-    """Aligns the average head to a scan: similarity from several poses, then affine from the best."""
+    """Aligns the average head to a scan: for each pitch a similarity, then an affine; the best of these."""
     fine = _isotropic(scan, FINE_MM)
-    position = _brain_position(fine)
     coarse = _as_image(_isotropic(scan, COARSE_MM))
-    poses = [_pose(pitch, np.add(position, (0, 0, shift))) for pitch, shift in STARTS]
-    codes, region = _codes(COARSE_MM, ALIGN_MARGIN_MM)
-    metrics = [_optimise(pose, codes, coarse, COARSE_MM, region) for pose in poses]
+    position = _brain_position(fine)
+    results = [_align_from(pitch, position, coarse, _as_image(fine)) for pitch in PITCHES]
+    return min(results, key=lambda result: result[0])[1]
+
+
+def _align_from(pitch: float, position: np.ndarray, coarse: sitk.Image, fine: sitk.Image) -> tuple[float, np.ndarray]:
+    """The metric and the transform that are reached from one pitch and several heights."""
+    poses = [_pose(pitch, position + np.array([0, 0, height])) for height in HEIGHTS_MM]
+    metrics = [_optimise(pose, *_codes(COARSE_MM, ALIGN_MARGIN_MM), coarse, COARSE_MM) for pose in poses]
     best = _affine(_matrix(poses[int(np.argmin(metrics))]))
-    codes, region = _codes(FINE_MM, ALIGN_MARGIN_MM)
-    _optimise(best, codes, _as_image(fine), FINE_MM, region)
-    return _matrix(best)
+    metric = _optimise(best, *_codes(FINE_MM, ALIGN_MARGIN_MM), fine, FINE_MM)
+    return metric, _matrix(best)
 
 
 def _pose(pitch: float, position: np.ndarray) -> sitk.Similarity3DTransform:
@@ -361,12 +372,16 @@ def _align_tissue(tissue: Volume, start: np.ndarray) -> np.ndarray:
     found = np.clip(_signed_distance_mm(tissue.voxels, FINE_MM), -CLIP_MM, CLIP_MM)
     moving = _image(found, FINE_MM, tissue.affine[:3, 3])
     transform = _affine(start)
-    _optimise(transform, _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), FINE_MM), moving, FINE_MM)
+    _optimise(transform, _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), FINE_MM), None, moving, FINE_MM)
     return _matrix(transform)
 
 
 def _optimise(
-    transform: sitk.Transform, fixed: sitk.Image, moving: sitk.Image, step_mm: float, region: sitk.Image | None = None
+    transform: sitk.Transform,
+    fixed: sitk.Image,
+    region: sitk.Image | None,
+    moving: sitk.Image,
+    step_mm: float,
 ) -> float:
     """Optimises a transform in place, by mutual information inside a region or else by mean squares.
 
@@ -429,7 +444,8 @@ def _brain_position(scan: Volume) -> np.ndarray:
 def _isotropic(scan: Volume, spacing_mm: float) -> Volume:
     """Resamples a scan to an isotropic grid along the RAS axes that holds all of it."""
     corners = _corners(scan.grid)
-    return resample(scan, _grid(corners.min(axis=0), corners.max(axis=0), spacing_mm), 1, float(scan.voxels.min()))
+    grid = _grid(corners.min(axis=0), corners.max(axis=0), spacing_mm)
+    return resample(scan, grid, 1, float(scan.voxels.min()))
 
 
 def _corners(grid: Grid) -> np.ndarray:

@@ -14,7 +14,7 @@ from DISYRECore.pipeline import Detector
 from DISYRECore.prepare import PreparedBrain
 
 SHOWN_THRESHOLD = 0.25
-"""Where the calibrated threshold lies on the score shown; fixes the score's scale."""
+"""Where the calibrated threshold of a residual or fused score lies on the score shown; fixes its scale."""
 
 
 def healthy_threshold(detector: Detector, brains: Iterable[PreparedBrain], rate: float) -> float:
@@ -41,13 +41,16 @@ def healthy_threshold(detector: Detector, brains: Iterable[PreparedBrain], rate:
 def write_thresholds(folder: Path, thresholds: dict[str, float], rate: float, source: str) -> None:
     """Stores calibrated thresholds (per contrast, raw score) in a model's description.
 
-    The score is scaled so that every threshold is shown at `SHOWN_THRESHOLD`.
+    A region score is a probability and shown as it is; others are scaled so that every threshold is shown at
+    `SHOWN_THRESHOLD`.
     """
     description = read_description(folder)
+    as_it_is = description.settings.get("score") == "region"
+    scale = {c: 1.0 if as_it_is else round(t / SHOWN_THRESHOLD, 6) for c, t in thresholds.items()}
     scaled = replace(
         description,
-        score_scale={c: round(t / SHOWN_THRESHOLD, 6) for c, t in thresholds.items()},
-        thresholds=dict.fromkeys(thresholds, SHOWN_THRESHOLD),
+        score_scale=scale,
+        thresholds={c: round(t / scale[c], 4) for c, t in thresholds.items()},
         false_positive_rate=rate,
         training={**description.training, "calibration": source},
     )

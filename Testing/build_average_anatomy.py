@@ -22,7 +22,8 @@ NECK_MM = 40.0
 SMOOTHING_MM = 1.4
 EXTRAPOLATED_WEIGHT = 0.02
 
-LEFT_RIGHT = {2: 41, 3: 42, 4: 43, 7: 46, 8: 47, 10: 49, 11: 50, 12: 51, 13: 52, 17: 53, 18: 54, 26: 58, 28: 60}
+LEFT = [2, 3, 4, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28]
+RIGHT = [41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54, 58, 60]
 MIDLINE = [14, 15, 16, 24]
 MERGED = {5: 4, 44: 43, 25: 2, 57: 41, 30: 2, 62: 41, 136: 4, 137: 43, 163: 4, 164: 43, 72: 14, 85: 530}
 HEAD = [502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530]
@@ -64,7 +65,7 @@ def centred(array: np.ndarray, labels: np.ndarray) -> sitk.Image:
 def render(labels: np.ndarray) -> np.ndarray:
     """Brain-only T1-like image in 0..1; the head around it is dark."""
     table = np.zeros(600, np.float32)
-    table[[*LEFT_RIGHT, *LEFT_RIGHT.values(), *MIDLINE]] = GREY_BRIGHTNESS
+    table[[*LEFT, *RIGHT, *MIDLINE]] = GREY_BRIGHTNESS
     table[list(BRIGHTNESS)] = list(BRIGHTNESS.values())
     return table[labels]
 
@@ -143,7 +144,7 @@ def probability(maps: list[np.ndarray], weights: list[np.ndarray], label: int) -
 
 def likeliest_class(maps: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
     """Most probable label of every voxel, made left-right symmetric."""
-    partner = {**LEFT_RIGHT, **{right: left for left, right in LEFT_RIGHT.items()}}
+    partner = dict(zip(LEFT + RIGHT, RIGHT + LEFT, strict=True))
     labels = [0, *HEAD, *MIDLINE, *partner]
     found = {label: probability(maps, weights, label) for label in labels}
     best = np.zeros_like(found[0])

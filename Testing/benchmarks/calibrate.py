@@ -1,6 +1,6 @@
 """Sets the thresholds of a trained restoration model from healthy scans.
 
-    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.001]
+    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005]
 
 T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
 no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17.
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("labelmaps", type=Path)
     parser.add_argument("--t1", type=Path, required=True)
-    parser.add_argument("--rate", type=float, default=0.001)
+    parser.add_argument("--rate", type=float, default=0.005)
     options = parser.parse_args()
     detector = Detector(str(options.model), device="cpu")
     brains = {"T1": real(options.t1, detector.spacing_mm)}
