@@ -95,7 +95,7 @@ class Detector:
             return {}
         settings = dict(self.model.description.settings)
         if self.method == "disyre":
-            settings.pop("severities", None)
+            settings = {"score": settings.get("score", "residual")}
         return settings | ({"score": score} if score else {})
 
     @property

@@ -352,7 +352,7 @@ class Trainer:
             title=s.title,
             version="1",
             method="disyre-v2",
-            settings={"severities": [0.25, 0.5, 0.75, 0.95], "score": "region" if s.network.region else "residual"},
+            settings={"severities": [0.5], "mirror": True, "score": "region" if s.network.region else "residual"},
             network=s.network,
             spacing_mm=s.spacing_mm,
             contrasts=s.contrasts,

@@ -487,7 +487,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
 def test_our_own_test_set_is_read(
     labelmaps: Path, bank: AnatomyBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("DISYRECore.testset._EXTENT_MM", (48, 48, 48))
+    monkeypatch.setattr("DISYRECore.testset._BRAIN_MM", (48, 48, 48))
     write_test_set(tmp_path, sorted(labelmaps.glob("*.nii.gz")), 2, 1, ("T1",), ("mass", "none"))
     found = read_dataset(tmp_path)
     assert (found.layout, found.warnings) == ("synthetic", [])

@@ -126,7 +126,7 @@ def test_plaques_are_several_and_lie_in_white_matter(scans: dict[str, Scan], ban
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testset, "_EXTENT_MM", (40, 56, 48))
+    monkeypatch.setattr(testset, "_BRAIN_MM", (40, 56, 48))
 
 
 def test_a_case_has_its_volumes_on_one_grid_in_ras(bank: AnatomyBank) -> None:

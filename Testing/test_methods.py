@@ -212,3 +212,20 @@ def test_all_methods_share_one_signature(corrupted: Corrupted) -> None:
     for method in METHODS.values():
         made = method(restore, corrupted.x, corrupted.mask)
         assert made.score.shape == made.restored.shape == SHAPE
+
+
+def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
+    """A network that treats left and right alike gives the same score with and without the mirrored input."""
+    x = torch.rand(4, 8, 6, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(x, dtype=torch.bool)
+    calls: list[Tensor] = []
+
+    def restore(volume: Tensor, step: int) -> tuple[Tensor, None]:
+        calls.append(volume)
+        return volume * 0.5 + 0.1, None
+
+    plain = disyre_v2(restore, x, mask, severities=(0.5,))
+    both = disyre_v2(restore, x, mask, severities=(0.5,), mirror=True)
+    assert torch.equal(calls[2], x.flip(2))
+    assert torch.allclose(plain.score, both.score)
+    assert torch.allclose(plain.restored, both.restored)

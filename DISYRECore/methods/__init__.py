@@ -24,4 +24,6 @@ def evaluations(method: str, settings: dict[str, Any]) -> int:
     """How often a method calls `restore`; for progress."""
     if method in NEEDS_NO_MODEL:
         return 0
-    return int(settings.get("steps", 4)) if method == "disyre" else len(settings.get("severities", range(4)))
+    if method == "disyre":
+        return int(settings.get("steps", 4))
+    return len(settings.get("severities", range(4))) * (1 + bool(settings.get("mirror")))

@@ -22,6 +22,7 @@ def disyre_v2(
     mask: Tensor,
     *,
     severities: Sequence[float] = (0.25, 0.5, 0.75, 0.95),
+    mirror: bool = False,
     score: str = "residual",
     direction: str = "monotone",
 ) -> Restoration:
@@ -29,10 +30,13 @@ def disyre_v2(
 
         AS(x) = 1/N sum_n |x - P(x, t_n)|
 
-    The restored image is the mean of the N restorations, clipped to [0, 1].
+    With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right. The restored
+    image is the mean of all restorations, clipped to [0, 1].
     """
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
+    if mirror:
+        outputs += [_mirrored(*restore(x.flip(2), int(step))) for step in steps]
     residual = torch.stack([(x - restored).abs() for restored, _ in outputs]).mean(0)
     restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
     return Restoration(combine(residual, _mean_region(outputs), score) * mask, restored * mask)
@@ -66,6 +70,10 @@ def disyre(
         if n + 1 < steps:
             x_t = (xh0 + a[n + 1] / a[n] * (x_t - xh0)).clamp(0, 1)
     return Restoration(combine(total, _mean_region(outputs), score) * mask, outputs[-1][0].clamp(0, 1) * mask)
+
+
+def _mirrored(restored: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return restored.flip(2), None if region is None else region.flip(2)
 
 
 def _mean_region(outputs: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:

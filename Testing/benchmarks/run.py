@@ -23,7 +23,7 @@ from torch import Tensor
 
 from DISYRECore.datasets import read_dataset
 from DISYRECore.evaluation import evaluate
-from DISYRECore.methods import disyre_v2
+from DISYRECore.methods import disyre_v2, evaluations
 from DISYRECore.metrics import average_precision
 from DISYRECore.model import load_model
 from DISYRECore.pipeline import Detector, smooth
@@ -122,7 +122,7 @@ def pixels(options: argparse.Namespace) -> str:
     for brain, truth, native in _sick(options, detector, count=6):
         x, mask = brain.tensors()
         restore = VolumeRestorer(load_model(options.model).network)
-        ours += x.numel() * len(description.settings["severities"])
+        ours += x.numel() * evaluations("disyre-v2", description.settings)
         sides = [int(np.ptp(np.nonzero(native.any(tuple(k for k in range(3) if k != i)))[0])) + 1 for i in range(3)]
         count = len(windows(sides[0], PUBLISHED_WINDOW, PUBLISHED_STRIDE)) * len(
             windows(sides[1], PUBLISHED_WINDOW, PUBLISHED_STRIDE)
