@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from DISYRECore.atrophy import draw_widening, widened
 from DISYRECore.errors import DisyreError
 from DISYRECore.volume import Volume, read_volume, to_canonical
 
@@ -80,12 +81,15 @@ def brain_tissue(labels: np.ndarray) -> np.ndarray:
     return (labels > 0) & (labels < FIRST_HEAD_LABEL) & (labels != CSF_LABEL)
 
 
-def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216, 176)) -> AnatomyBank:
+def load_anatomies(
+    paths: list[Path], size_mm: tuple[int, int, int] = (176, 216, 176), variants: int = 0
+) -> AnatomyBank:
     """Reads label maps and centres each on its brain.
 
     Args:
         paths: Label maps of whole heads, all with the same isotropic spacing.
         size_mm: Extent kept around the centre of each brain, in mm along (S, A, R). Use more to keep the head.
+        variants: How many further brains with other widths of sulci and ventricles are made of each, see `atrophy`.
 
     Raises:
         DisyreError: No path, a file that is no label map, or spacings that differ.
@@ -98,12 +102,17 @@ def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216,
         raise DisyreError("The label maps differ in spacing; resample them to one isotropic spacing first.")
     spacing = float(spacings[0, 0])
     shape = tuple(round(extent / spacing) for extent in size_mm)
-    labels = np.stack([_centred(_head_labels(volume), shape) for volume in volumes])
-    values, classes = np.unique(labels, return_inverse=True)
+    own = [_centred(_head_labels(volume), shape) for volume in volumes]
+    seeds = np.arange(len(own) * variants).reshape(len(own), variants)
+    others = [widened(one, draw_widening(int(s)), spacing) for one, row in zip(own, seeds, strict=True) for s in row]
+    labels = np.stack(own + others)
+    values = np.unique(np.concatenate([np.unique(one) for one in own]))
     if len(values) > 256:
         raise DisyreError("These files are no label maps but images; give FreeSurfer or SynthSeg label maps.")
+    table = np.zeros(LARGEST_LABEL + 1, np.uint8)
+    table[values] = np.arange(len(values))
+    classes = table[labels]
     distance = np.stack([_outer_distance(brain_tissue(one), spacing) for one in labels])
-    classes = classes.reshape(labels.shape).astype(np.uint8)
     skull_side = (labels >= FIRST_HEAD_LABEL) | (labels == 0)
     samples = np.stack([_brain_samples(*one) for one in zip(classes, distance, skull_side, strict=True)])
     return AnatomyBank(
@@ -116,11 +125,11 @@ def load_anatomies(paths: list[Path], size_mm: tuple[int, int, int] = (176, 216,
 
 
 def _head_labels(volume: Volume) -> np.ndarray:
-    """Labels with sides merged, axes (Z, Y, X)."""
+    """Labels with sides merged, axes (Z, Y, X), uint16."""
     labels = np.rint(volume.voxels).astype(np.int64).T
     if labels.min() < 0 or labels.max() > LARGEST_LABEL or not brain_tissue(labels).any():
         raise DisyreError(f"{Path(volume.source).name} is no label map of a head; give FreeSurfer or SynthSeg labels.")
-    return merge_sides(labels)
+    return merge_sides(labels).astype(np.uint16)
 
 
 def _centred(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from .errors import DisyreError
+from .files import resources
 from .volume import Grid, Volume, read_volume, resample, to_canonical
 
-AVERAGE_HEAD = Path(__file__).resolve().parents[1] / "Resources" / "Anatomy" / "average_head_2mm.nii.gz"
+AVERAGE_HEAD = resources() / "Anatomy" / "average_head_2mm.nii.gz"
 
 CSF = (4, 43, 14, 15, 24)
 VENTRICLES = (4, 43)
@@ -37,11 +38,11 @@ BRAIN_ML = (700.0, 2200.0)
 
 RIM_MM = 3.0
 CORE_MM = 1.0
-LEEWAY_MM = 6.0
-OPENING_MM = 4.2
+LEEWAY_MM = 8.0
+FAR_OUTSIDE_MM = -100.0
+OPENING_MM = 3.0
 CLOSING_MM = 8.0
-CLIP_MM = 8.0
-PRIOR_SIGMA_MM = 3.0
+PRIOR_SIGMA_MM = 4.0
 ALIGN_MARGIN_MM = 30.0
 FINE_MM, COARSE_MM = 4.0, 8.0
 PITCHES = (0.0, -15.0, 15.0)
@@ -169,8 +170,8 @@ def _has_skull(signal: np.ndarray, mask: np.ndarray, spacing_mm: np.ndarray) -> 
 def extract_brain(volume: Volume) -> BrainMask:
     """Extracts the brain from a scan of a head, of any contrast and orientation.
 
-    The average head is aligned affinely to the scan (Mattes mutual information), then to the brain tissue found with
-    it; the mask is that tissue with a rim of fluid of `RIM_MM`, completed where the aligned head is sure of brain.
+    The average head is aligned affinely to the scan (Mattes mutual information); the mask is the brain tissue found
+    with it as prior, with a rim of fluid of `RIM_MM`, completed where the aligned head is sure of brain.
 
     Returns:
         The mask on the grid of the scan.
@@ -180,11 +181,10 @@ def extract_brain(volume: Volume) -> BrainMask:
     """
     scan = _winsorised(volume)
     to_scan = _align(scan)
-    to_scan = _align_tissue(_tissue(scan, to_scan, FINE_MM), to_scan)
     if not _is_plausible(scan, to_scan):
         raise _no_brain(volume)
-    tissue = _tissue(scan, to_scan, average_head().spacing_mm[0])
-    depth_mm = _warped(_depth_mm(), to_scan, tissue.grid, -CLIP_MM)
+    tissue = _tissue(scan, to_scan)
+    depth_mm = _warped(_depth_mm(), to_scan, tissue.grid, FAR_OUTSIDE_MM)
     mask = (_outside_mm(tissue) <= RIM_MM) | (depth_mm > CORE_MM)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
     mask = resample(Volume(soft, tissue.affine), volume.grid).voxels > 0.5
@@ -243,9 +243,9 @@ def guess_contrast(image: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> s
     """
     points = np.argwhere(mask)[:: max(1, int(mask.sum() / 100_000))] @ affine[:3, :3].T + affine[:3, 3]
     fluid, cortex, white = (_values_at(image, mask, affine, _laid_over(zone, points)) for zone in _zones())
-    if min(len(fluid), len(cortex), len(white)) < LEAST_ZONE_VOXELS:
-        return "unknown"
     low, high = np.percentile(image[mask], [10, 90])
+    if low == high or min(len(fluid), len(cortex), len(white)) < LEAST_ZONE_VOXELS:
+        return "unknown"
     if np.percentile(fluid, 75) > np.median(white) + BRIGHT_FLUID * (high - low):
         return "T2"
     cortex_brighter = float(np.searchsorted(np.sort(white), cortex).mean() / len(white))
@@ -298,7 +298,8 @@ def _depth_mm() -> np.ndarray:
     """Signed distance to the surface of the brain tissue of the average head in mm, positive inside."""
     head = average_head()
     tissue = _closed(_largest(np.isin(head.voxels, GREY + WHITE)), head.spacing_mm[0])
-    return _signed_distance_mm(tissue, head.spacing_mm[0])
+    depth = ndimage.distance_transform_edt(tissue) - ndimage.distance_transform_edt(~tissue)
+    return (depth * head.spacing_mm[0]).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -347,7 +348,9 @@ def _align(scan: Volume) -> np.ndarray:
     return min(results, key=lambda result: result[0])[1]
 
 
-def _align_from(pitch: float, position: np.ndarray, coarse: sitk.Image, fine: sitk.Image) -> tuple[float, np.ndarray]:
+def _align_from(
+    pitch: float, position: np.ndarray, coarse: sitk.Image, fine: sitk.Image
+) -> tuple[float, np.ndarray]:
     """The metric and the transform that are reached from one pitch and several heights."""
     poses = [_pose(pitch, position + np.array([0, 0, height])) for height in HEIGHTS_MM]
     metrics = [_optimise(pose, *_codes(COARSE_MM, ALIGN_MARGIN_MM), coarse, COARSE_MM) for pose in poses]
@@ -364,26 +367,10 @@ def _pose(pitch: float, position: np.ndarray) -> sitk.Similarity3DTransform:
     return pose
 
 
-def _align_tissue(tissue: Volume, start: np.ndarray) -> np.ndarray:
-    """Aligns the surface of the tissue of the average head to that of the tissue found in a scan.
-
-    What the scan does not show has no part in this.
-    """
-    found = np.clip(_signed_distance_mm(tissue.voxels, FINE_MM), -CLIP_MM, CLIP_MM)
-    moving = _image(found, FINE_MM, tissue.affine[:3, 3])
-    transform = _affine(start)
-    _optimise(transform, _every(np.clip(_depth_mm(), -CLIP_MM, CLIP_MM), FINE_MM), None, moving, FINE_MM)
-    return _matrix(transform)
-
-
 def _optimise(
-    transform: sitk.Transform,
-    fixed: sitk.Image,
-    region: sitk.Image | None,
-    moving: sitk.Image,
-    step_mm: float,
+    transform: sitk.Transform, fixed: sitk.Image, region: sitk.Image, moving: sitk.Image, step_mm: float
 ) -> float:
-    """Optimises a transform in place, by mutual information inside a region or else by mean squares.
+    """Optimises a transform in place by the mutual information inside a region of the fixed image.
 
     Returns:
         The metric, the lower the better; infinite where the images do not meet.
@@ -410,19 +397,16 @@ def _information(to_scan: np.ndarray, scan: sitk.Image, margin_mm: float) -> flo
         return 0.0
 
 
-def _method(region: sitk.Image | None) -> sitk.ImageRegistrationMethod:
-    """Mutual information inside a region of the fixed image, or mean squares.
+def _method(region: sitk.Image) -> sitk.ImageRegistrationMethod:
+    """Mutual information inside a region of the fixed image, from all of its voxels.
 
     The gradient filters are off: they smooth, so that at voxels as large as the skull is thick their gradients are
     not those of the metric, and the optimiser runs off. The number of threads is fixed for equal results everywhere.
     """
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(2)
-    if region is None:
-        method.SetMetricAsMeanSquares()
-    else:
-        method.SetMetricAsMattesMutualInformation(24)
-        method.SetMetricFixedMask(region)
+    method.SetMetricAsMattesMutualInformation(24)
+    method.SetMetricFixedMask(region)
     method.MetricUseFixedImageGradientFilterOff()
     method.MetricUseMovingImageGradientFilterOff()
     method.SetInterpolator(sitk.sitkLinear)
@@ -488,13 +472,14 @@ def _matrix(transform: sitk.Transform) -> np.ndarray:
 # Tissue
 
 
-def _tissue(scan: Volume, to_scan: np.ndarray, spacing_mm: float) -> Volume:
+def _tissue(scan: Volume, to_scan: np.ndarray) -> Volume:
     """Brain tissue of a scan around the aligned head: bool, one piece, sulci and ventricles closed."""
+    spacing_mm = average_head().spacing_mm[0]
     grid = _brain_grid(scan.grid, to_scan, spacing_mm)
     priors = [_warped(prior, to_scan, grid, 0.0) for prior in _priors()]
     posterior = classify(resample(scan, grid).voxels, np.stack(priors))
     tissue = posterior[TISSUES.index(GREY)] + posterior[TISSUES.index(WHITE)] > 0.5
-    tissue = _opened(tissue, spacing_mm) & (_warped(_depth_mm(), to_scan, grid, -CLIP_MM) > -LEEWAY_MM)
+    tissue = _opened(tissue, spacing_mm) & (_warped(_depth_mm(), to_scan, grid, FAR_OUTSIDE_MM) > -LEEWAY_MM)
     return Volume(_closed(_largest(tissue), spacing_mm), grid.affine)
 
 
@@ -566,8 +551,3 @@ def _closed(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
 
 def _outside_mm(mask: Volume) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask.voxels) * mask.spacing_mm[0]
-
-
-def _signed_distance_mm(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    return (inside * spacing_mm).astype(np.float32)

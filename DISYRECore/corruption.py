@@ -7,7 +7,7 @@ Equations (x healthy, m shape mask, fp foreign patch, alpha severity):
           then x_c <- clip(x_c + sign b m_bias), where m_bias is m
           restricted to some intensity classes (tissues)           DISYRE v2, MICCAI 2024
     flat  fp = level + contrast (fp - mean of fp under m)          own addition;
-          the level is a step away from the mean of x under m
+          the level is a step away from the mean of x under m, and m may spare the fluid
 
 Shape, texture strength and source, bias strength, sign and tissue are independent draws ("disentangled").
 `draw_corruption` draws, `apply_corruption` applies; the same parameters always give the same images.
@@ -27,6 +27,9 @@ from DISYRECore.shapes import ShapeBank, ShapeParameters, draw_shapes, render_sh
 FAMILIES = ("fpi", "dag", "flat")
 CLASSES = 5
 """Intensity classes that a bias may choose from."""
+
+SPARED = 0.6
+"""Share of flat anomalies that leave the fluid as it is; lesions grow in tissue."""
 
 PUBLISHED_CENTROIDS = (0.0057, 0.3828, 0.6122, 0.7692, 0.9385)
 """Intensity classes of the released code; meant for its own normalisation."""
@@ -48,7 +51,7 @@ class CorruptionSettings:
     families: dict[str, float] = field(default_factory=lambda: {"fpi": 0.2, "dag": 0.45, "flat": 0.35})
     sizes: str = "wide"
     bias_power: float = 1.5
-    anomalies: tuple[float, ...] = (0.15, 0.4, 0.3, 0.15)
+    anomalies: tuple[float, ...] = (0.3, 0.3, 0.25, 0.15)
     centroids: tuple[float, ...] | None = None
     visible: float = 0.03
 
@@ -68,6 +71,7 @@ class AnomalyParameters:
         contrast: (B,) how much of the patch's texture a flat anomaly keeps.
         bias: (B,) signed bias.
         selected: (B, 5) uniform numbers; class k takes part in the bias when its number is below its share.
+        spares: (B,) bool, whether a flat anomaly leaves the fluid as it is.
     """
 
     active: Tensor
@@ -80,6 +84,7 @@ class AnomalyParameters:
     contrast: Tensor
     bias: Tensor
     selected: Tensor
+    spares: Tensor
 
     def subset(self, who: Tensor) -> AnomalyParameters:
         """The anomalies of some slabs."""
@@ -103,7 +108,12 @@ class Corrupted:
 
 
 def draw_corruption(
-    bank: ShapeBank, mask: Tensor, spacing_mm: float, generator: Generator, settings: CorruptionSettings
+    bank: ShapeBank,
+    mask: Tensor,
+    spacing_mm: float,
+    generator: Generator,
+    settings: CorruptionSettings,
+    brighter: Tensor | float = 0.5,
 ) -> list[AnomalyParameters]:
     """Draws the anomalies of B slabs.
 
@@ -113,6 +123,7 @@ def draw_corruption(
         spacing_mm: Spacing of the lattice.
         generator: On the device of `mask`.
         settings: What may be drawn.
+        brighter: Probability, for all or for each slab, that a bias or a flat anomaly brightens what it covers.
 
     Returns:
         The anomalies in the order in which they are applied; some slabs sit out the later ones.
@@ -120,7 +131,7 @@ def draw_corruption(
     weights = torch.tensor(settings.anomalies, device=mask.device)
     count = torch.multinomial(weights, len(mask), replacement=True, generator=generator)
     return [
-        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k)
+        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter)
         for k in range(len(settings.anomalies) - 1)
     ]
 
@@ -132,6 +143,7 @@ def _draw_anomaly(
     generator: Generator,
     settings: CorruptionSettings,
     active: Tensor,
+    brighter: Tensor | float,
 ) -> AnomalyParameters:
     b, device = len(mask), mask.device
 
@@ -141,7 +153,7 @@ def _draw_anomaly(
     centre = _draw_centres(mask, spacing_mm, generator)
     weights = torch.tensor([settings.families.get(f, 0.0) for f in FAMILIES], device=device)
     family = torch.multinomial(weights, b, replacement=True, generator=generator)
-    sign = torch.where(uniform() < 0.5, -1.0, 1.0)
+    sign = torch.where(uniform() < brighter, 1.0, -1.0)
     bias = sign * uniform() ** settings.bias_power
     return AnomalyParameters(
         active=active & mask.flatten(1).any(1),
@@ -150,10 +162,11 @@ def _draw_anomaly(
         alpha=uniform(),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
-        level=sign * (0.04 + 0.6 * uniform().square()),
+        level=sign * (0.05 + 0.6 * uniform() ** 1.5),
         contrast=uniform().square(),
         bias=bias * (family == FAMILIES.index("dag")),
         selected=uniform(5),
+        spares=(uniform() < SPARED) & (family == FAMILIES.index("flat")),
     )
 
 
@@ -181,11 +194,12 @@ def apply_corruption(
     anomalies: list[AnomalyParameters],
     spacing_mm: float,
     settings: CorruptionSettings,
+    fluid: Tensor | None = None,
 ) -> Corrupted:
     """Applies drawn anomalies one after the other to slabs (B, Z, Y, X) in [0, 1].
 
-    Nothing changes outside `mask`. The severity of a slab is the largest of its anomalies': the nominal alpha of
-    its texture and the realised maximum of its bias.
+    Nothing changes outside `mask`, nor in `fluid` (bool) under anomalies that spare it. The severity of
+    a slab is the largest of its anomalies': the nominal alpha of its texture and the realised maximum of its bias.
     """
     depth, height, width = image.shape[1:]
     out, severity = image.clone(), torch.zeros(len(image), device=image.device)
@@ -196,6 +210,8 @@ def apply_corruption(
         p = everyone.subset(who)
         before = out[who]
         m = render_shapes(bank, p.shape, (depth, height, width), spacing_mm) * mask[who]
+        if fluid is not None:
+            m = m * ~(fluid[who] & p.spares.view(-1, 1, 1, 1))
         textured = interpolate(before, foreign_patch(image, before, m, p), m, p.alpha)
         biased = add_bias(textured, bias_mask(textured, m, p.selected, settings.centroids), p.bias)
         changed_texture = (textured != before).flatten(1).any(1)

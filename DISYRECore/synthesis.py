@@ -22,6 +22,9 @@ from DISYRECore.intensity import LOW_PERCENTILE, MIDDLE, compress
 
 CONTRASTS = ("T1", "T2", "FLAIR", "free")
 
+BRIGHTENED = {"T1": 0.3, "T2": 0.75, "FLAIR": 0.75, "free": 0.5}
+"""How often pathology brightens a contrast; bleeding and fat do the other thing."""
+
 _CSF = {4, 5, 14, 15, 24, 72}
 _CHOROID = {136, 137}
 _WHITE = {2, 7, 85}
@@ -373,6 +376,11 @@ def _linear(image: Tensor, bank: AnatomyBank, p: ScanParameters) -> Tensor:
 
 def _fixed_normal(like: Tensor) -> Tensor:
     return torch.randn(like.shape[1], generator=Generator().manual_seed(0)).to(like.device)
+
+
+def fluid_mask(bank: AnatomyBank, classes: Tensor) -> Tensor:
+    """Where class indices are those of outer or inner CSF; bool, same shape."""
+    return torch.tensor([v in _CSF for v in bank.label_values], device=classes.device)[classes.long()]
 
 
 def csf_class(bank: AnatomyBank) -> int:

@@ -41,7 +41,7 @@ from DISYRECore.networks import (
 )
 from DISYRECore.schedule import step_of
 from DISYRECore.shapes import ShapeBank, make_shape_bank
-from DISYRECore.synthesis import Lattice, draw_scan, render_scan
+from DISYRECore.synthesis import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 
@@ -60,6 +60,7 @@ class TrainingSettings:
         spacing_mm: Spacing of the model grid.
         slice_shape: Points (Y, X) of a training slice.
         batch: Slices per step, over all processes.
+        variants: Further brains made of each training map, see `atrophy`.
         reuse: How many times each healthy slice is corrupted within a step.
         steps: Length of the run.
         learning_rate, warmup, weight_decay, clip: Of AdamW, linear warm-up, gradient norm.
@@ -82,6 +83,7 @@ class TrainingSettings:
     slice_shape: tuple[int, int] = (128, 112)
     batch: int = 32
     reuse: int = 2
+    variants: int = 0
     steps: int = 10000
     learning_rate: float = 6e-4
     warmup: int = 200
@@ -152,6 +154,7 @@ class SyntheticBatches:
 
     def __init__(self, settings: TrainingSettings, bank: AnatomyBank, shapes: ShapeBank) -> None:
         self.settings, self.bank, self.shapes = settings, bank, shapes
+        self.brightened = torch.tensor([BRIGHTENED[name] for name in CONTRASTS])
         depth = 2 * settings.network.context + 1
         self.lattice = Lattice((depth, *settings.slice_shape), settings.spacing_mm)
 
@@ -163,8 +166,10 @@ class SyntheticBatches:
         image = scan.image.repeat_interleave(s.reuse, 0)[:count]
         mask = scan.mask.repeat_interleave(s.reuse, 0)[:count]
         generator = Generator(image.device).manual_seed(seed)
-        anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption)
-        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption)
+        brighter = self.brightened[parameters.contrast].to(image.device).repeat_interleave(s.reuse)[:count]
+        anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption, brighter)
+        fluid = fluid_mask(self.bank, scan.classes).repeat_interleave(s.reuse, 0)[:count]
+        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid)
         step = step_of(made.severity, s.direction)
         return Batch(made.image, image[:, middle], mask[:, middle], made.region[:, middle], step)
 
@@ -202,7 +207,9 @@ class Trainer:
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         shapes = make_shape_bank(seed=settings.seed).to(self.device)
-        self.batches = SyntheticBatches(settings, _bank(labelmaps, settings.train, self.device), shapes)
+        self.batches = SyntheticBatches(
+            settings, _bank(labelmaps, settings.train, self.device, settings.variants), shapes
+        )
         held_out = _bank(labelmaps, settings.validation, self.device) if self.rank == 0 else None
         self.held_out = SyntheticBatches(settings, held_out, shapes) if held_out is not None else None
         torch.manual_seed(settings.seed)
@@ -370,8 +377,9 @@ def _split(batch: Batch, size: int) -> Iterator[Batch]:
         yield replace(batch, **part)
 
 
-def _bank(folder: Path, patterns: tuple[str, ...], device: torch.device) -> AnatomyBank:
-    return load_anatomies(sorted(p for pattern in patterns for p in folder.glob(pattern))).to(device)
+def _bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
+    paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
+    return load_anatomies(paths, variants=variants).to(device)
 
 
 def _process_group(device: torch.device) -> tuple[int, int]:

@@ -1,86 +1,291 @@
-"""Brain masks: stripped scans are recognised, heads are stripped, and what is no head is refused."""
-
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.brain import extract_brain, find_brain, is_stripped, stripped_mask
+from DISYRECore import brain
+from DISYRECore.brain import (
+    average_head,
+    classify,
+    extract_brain,
+    find_brain,
+    guess_contrast,
+    is_stripped,
+    stripped_mask,
+)
 from DISYRECore.errors import DisyreError
 from DISYRECore.metrics import dice
-from DISYRECore.testset import synthesise_case
-from DISYRECore.volume import Volume, read_volume, to_canonical
+from DISYRECore.volume import Grid, Volume, read_volume, resample, to_canonical
 
-ROOT = Path(__file__).resolve().parent.parent
-ANATOMY = ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"
-HEALTHY = ROOT.parent / "shared" / "data" / "healthy"
-ROOMY_MM = (236, 244, 220)
+SHARED = Path(__file__).parents[1] / "../shared/data"
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
 
-
-@pytest.fixture(scope="module")
-def bank():
-    return load_anatomies([ANATOMY], ROOMY_MM)
-
-
-def head(bank, contrast: str):
-    return synthesise_case(bank, 1, 6, contrast=contrast, kind="none", spacing_mm=2.0, head=True)
+BRIGHTNESS = {
+    "T1": {"fluid": 20, "grey": 60, "white": 85, "bone": 6, "soft": 50, "skin": 95},
+    "T2": {"fluid": 100, "grey": 60, "white": 40, "bone": 6, "soft": 30, "skin": 70},
+    "FLAIR": {"fluid": 15, "grey": 70, "white": 58, "bone": 6, "soft": 35, "skin": 70},
+}
+ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
 
-def test_a_synthetic_brain_is_recognised_as_stripped_and_its_mask_found(bank):
-    case = synthesise_case(bank, 0, 3, contrast="T1", kind="mass", spacing_mm=2.0)
-    assert is_stripped(case.scan)
-    found = find_brain(case.scan)
+def pose(pitch: float = 0.0, roll: float = 0.0, shift: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
+    """A rigid motion of the average head in RAS mm."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xy", [pitch, roll], degrees=True).as_matrix()
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def oriented(volume: Volume, axes: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
+    """The same scan with its array axes permuted and flipped."""
+    to_old = np.eye(4)[:, [*axes, 3]] * [*signs, 1]
+    for new, (old, sign) in enumerate(zip(axes, signs, strict=True)):
+        to_old[old, 3] = 0 if sign > 0 else volume.shape[old] - 1
+        assert to_old[old, new] == sign
+    voxels = np.flip(volume.voxels.transpose(axes), [i for i in range(3) if signs[i] < 0])
+    return Volume(np.ascontiguousarray(voxels), volume.affine @ to_old)
+
+
+def true_brain(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Brain tissue, ventricles and the fluid within 3 mm, in one piece."""
+    tissue = (labels > 0) & (labels < 500) & (labels != 24)
+    near = ndimage.distance_transform_edt(~tissue) * spacing_mm <= 3
+    parts, _ = ndimage.label(tissue | (near & (labels == 24)))
+    return ndimage.binary_fill_holes(parts == np.bincount(parts[tissue]).argmax())
+
+
+@lru_cache(maxsize=8)
+def rendered(contrast: str, noise: float = 3.0) -> Volume:
+    """The average head as an image with a bias field and noise."""
+    labels, values = average_head().voxels, BRIGHTNESS[contrast]
+    image = np.zeros(labels.shape, np.float32)
+    classes = zip(("fluid", "grey", "white", "bone", "soft"), brain.TISSUES, strict=True)
+    for name, members in classes:
+        image[np.isin(labels, members)] = values[name]
+    image[labels == brain.SKIN] = values["skin"]
+    random = np.random.default_rng(0)
+    bias = 1 + 0.2 * ndimage.zoom(random.uniform(-1, 1, (3, 3, 3)), np.array(image.shape) / 3, order=1)
+    image = ndimage.gaussian_filter(image, 0.5) * bias
+    return Volume(
+        np.abs(image + random.normal(0, noise, image.shape)).astype(np.float32), average_head().affine
+    )
+
+
+def moved(contrast: str, motion: np.ndarray, slice_mm: float = 2.0) -> tuple[Volume, np.ndarray]:
+    """A head in some pose, with slices of some thickness, and its brain on the same grid."""
+    head = rendered(contrast)
+    thick = head.affine @ np.diag([1, 1, slice_mm / 2, 1])
+    grid = Grid((*head.shape[:2], int(head.shape[2] * 2 / slice_mm)), thick)
+    truth = Volume(true_brain(average_head().voxels, 2.0).astype(np.float32), head.affine)
+    scan, truth = resample(head, grid), resample(truth, grid)
+    return Volume(scan.voxels, motion @ grid.affine), truth.voxels > 0.5
+
+
+def stripped(contrast: str) -> tuple[Volume, np.ndarray]:
+    truth = true_brain(average_head().voxels, 2.0)
+    head = rendered(contrast)
+    return Volume(np.where(truth, head.voxels + 1, 0).astype(np.float32), head.affine), truth
+
+
+def without_air_noise(contrast: str) -> Volume:
+    head = rendered(contrast)
+    inside = ndimage.binary_fill_holes(ndimage.binary_closing(average_head().voxels > 0, iterations=2))
+    return Volume(np.where(inside, head.voxels + 1, 0).astype(np.float32), head.affine)
+
+
+# --- the average head
+
+
+def test_average_head_is_a_symmetric_adult_head_centred_on_its_brain():
+    head = average_head()
+    assert np.allclose(head.affine[:3, :3], np.diag([2, 2, 2]))
+    tissue = np.argwhere((head.voxels > 0) & (head.voxels < 500) & (head.voxels != 24))
+    middle = (tissue.min(axis=0) + tissue.max(axis=0)) / 2
+    assert np.abs(head.affine[:3, :3] @ middle + head.affine[:3, 3]).max() <= 2
+    assert 1000 < true_brain(head.voxels, 2.0).sum() * head.voxel_ml < 1700
+    left, right = (np.isin(head.voxels, side) for side in ((2, 3, 4, 10), (41, 42, 43, 49)))
+    assert dice(left[::-1], right) > 0.95
+    assert np.argwhere(left).mean(axis=0)[0] < np.argwhere(right).mean(axis=0)[0]
+
+
+# --- stripped scans
+
+
+@pytest.mark.parametrize("contrast", BRIGHTNESS)
+def test_stripped_brain_is_recognised_and_its_mask_is_exact(contrast: str):
+    scan, truth = stripped(contrast)
+    assert is_stripped(scan)
+    assert (stripped_mask(scan) == truth).all()
+    found = find_brain(scan)
     assert found.how == "stripped"
-    assert dice(found.mask, case.brain_mask.voxels > 0) > 0.97
+    assert found.volume_ml == pytest.approx(truth.sum() * 0.008)
+    assert not found.flags
 
 
-@pytest.mark.parametrize("contrast", ["T1", "T2", "FLAIR"])
-def test_heads_are_stripped_whatever_their_contrast(bank, contrast):
-    case = head(bank, contrast)
-    assert not is_stripped(case.scan)
-    found = extract_brain(case.scan)
+def test_background_of_a_stripped_brain_may_have_any_value_and_the_brain_may_hold_it_too():
+    scan, truth = stripped("T1")
+    voxels = scan.voxels.copy()
+    voxels[40:43, 50:53, 55:58] = 0
+    shifted = Volume(voxels - 7.5, scan.affine)
+    assert is_stripped(shifted)
+    assert (stripped_mask(shifted) == truth).all()
+
+
+@pytest.mark.parametrize("contrast", BRIGHTNESS)
+def test_head_is_not_stripped_even_without_noise_or_as_a_slab(contrast: str):
+    assert not is_stripped(rendered(contrast))
+    head = without_air_noise(contrast)
+    assert not is_stripped(head)
+    for first in (45, 55, 65):
+        assert not is_stripped(Volume(head.voxels[:, :, first : first + 25], head.affine))
+
+
+def test_stripped_slab_stays_stripped():
+    scan, _ = stripped("T1")
+    assert is_stripped(Volume(scan.voxels[:, :, 35:75], scan.affine))
+
+
+def test_noise_and_small_blobs_are_not_stripped():
+    random = np.random.default_rng(0)
+    assert not is_stripped(
+        Volume(random.normal(size=(60, 60, 60)).astype(np.float32), np.diag([3, 3, 3, 1.0]))
+    )
+    blob = np.zeros((60, 60, 60), np.float32)
+    blob[20:40, 20:40, 20:40] = 1
+    assert not is_stripped(Volume(blob, np.diag([2, 2, 2, 1.0])))
+
+
+# --- extraction
+
+
+@pytest.mark.parametrize(
+    ("contrast", "motion", "slice_mm", "orientation"),
+    [
+        ("T1", pose(pitch=18, shift=(25, -40, 60)), 2.0, ORIENTATIONS[29]),
+        ("T2", pose(pitch=-12, roll=6, shift=(-5, 10, -80)), 5.0, ORIENTATIONS[6]),
+        ("FLAIR", pose(pitch=5, roll=-8), 4.0, ORIENTATIONS[43]),
+    ],
+)
+def test_brain_is_extracted_from_a_head_of_any_contrast_pose_and_grid(
+    contrast, motion, slice_mm, orientation
+):
+    scan, truth = moved(contrast, motion, slice_mm)
+    truth = oriented(Volume(truth, scan.affine), *orientation).voxels
+    scan = oriented(scan, *orientation)
+    found = find_brain(scan)
     assert found.how == "extracted"
-    assert dice(found.mask, case.brain_mask.voxels > 0) > 0.9
+    assert found.mask.shape == scan.shape
+    assert dice(found.mask, truth) > 0.93
+    assert not found.flags
 
 
-def test_a_given_mask_is_taken_as_it_is(bank):
-    case = head(bank, "T1")
-    given = case.brain_mask.voxels > 0
-    found = find_brain(case.scan, given)
-    assert found.how == "given"
-    np.testing.assert_array_equal(found.mask, given)
+def test_brain_partly_outside_of_the_scan_is_extracted_and_flagged():
+    scan, truth = moved("T1", np.eye(4))
+    low = 55
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * low
+    found = extract_brain(Volume(scan.voxels[:, :, low : low + 30], affine))
+    assert dice(found.mask, truth[:, :, low : low + 30]) > 0.9
+    assert any("lies inside the scan" in flag for flag in found.flags)
 
 
-def test_a_given_mask_of_another_shape_or_empty_is_refused(bank):
-    case = head(bank, "T1")
-    for mask in (np.ones((3, 3, 3), bool), np.zeros(case.scan.shape, bool)):
-        with pytest.raises(DisyreError):
-            find_brain(case.scan, mask)
+def sphere() -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 2, (50, 60, 50))
+    distance = np.linalg.norm(np.indices((50, 60, 50)) - np.array([25, 30, 25])[:, None, None, None], axis=0)
+    return np.where(distance < 20, 100, 0) + noise
 
 
-def test_noise_has_no_brain():
-    noise = np.random.default_rng(0).random((64, 64, 64)).astype(np.float32)
-    with pytest.raises(DisyreError) as caught:
-        find_brain(Volume(noise, np.diag([3.0, 3.0, 3.0, 1.0])))
+@pytest.mark.parametrize("voxels", [sphere(), np.full((50, 60, 50), 3.0)], ids=["sphere", "constant"])
+def test_what_is_no_head_raises_no_brain(voxels: np.ndarray):
+    with pytest.raises(DisyreError, match="No brain was found") as caught:
+        find_brain(Volume(voxels.astype(np.float32), np.diag([4, 4, 4, 1.0])))
     assert caught.value.kind == "no_brain"
 
 
-def test_an_unusual_volume_is_flagged(bank):
-    case = head(bank, "T1")
-    small = np.zeros(case.scan.shape, bool)
-    small[40:60, 40:60, 40:60] = True
-    assert "small" in find_brain(case.scan, small).flags[0]
+# --- a given mask
 
 
-@pytest.mark.skipif(not HEALTHY.is_dir(), reason="needs ../shared/data")
-@pytest.mark.parametrize("subject", ["IXI334-HH-1907", "IXI437-HH-2152"])
-def test_real_heads_agree_with_the_given_brain(subject):
-    """The same subject with and without skull. The given brains keep all CSF up to the skull, ours 3 mm of it."""
-    whole = to_canonical(read_volume(HEALTHY / "ixi_t1_2mm_head" / f"{subject}_T1.nii.gz"))
-    brain = to_canonical(read_volume(HEALTHY / "ixi_t1_2mm_brain" / f"{subject}_T1_brain_2mm.nii.gz"))
-    ours = extract_brain(whole).volume_ml
-    theirs = stripped_mask(brain).sum() * brain.voxel_ml
-    assert 0.8 < ours / theirs < 1.0
+def test_given_mask_comes_first_and_is_measured():
+    scan, truth = stripped("T1")
+    smaller = ndimage.binary_erosion(truth, iterations=8).astype(np.uint8) * 3
+    found = find_brain(scan, smaller)
+    assert found.how == "given"
+    assert found.mask.dtype == bool
+    assert (found.mask == (smaller > 0)).all()
+    assert any("small" in flag for flag in found.flags)
+
+
+@pytest.mark.parametrize("shape", [(83, 107, 96), average_head().shape])
+def test_wrong_or_empty_given_mask_is_refused(shape: tuple[int, int, int]):
+    with pytest.raises(DisyreError, match="mask"):
+        find_brain(rendered("T1"), np.zeros(shape, bool))
+
+
+# --- tissue classes
+
+
+def test_classify_learns_intensities_from_priors_that_are_only_roughly_right():
+    random = np.random.default_rng(0)
+    truth = np.zeros((24, 24, 24), bool)
+    truth[:, :, 9:] = True
+    image = np.where(truth, 30.0, 70.0) + random.normal(0, 5, truth.shape)
+    rough = np.broadcast_to(np.linspace(0.05, 0.95, 24), truth.shape)
+    posterior = classify(image, np.stack([1 - rough, rough]))
+    assert np.allclose(posterior.sum(axis=0), 1, atol=1e-5)
+    assert ((posterior[1] > 0.5) == truth).mean() > 0.99
+
+
+# --- contrast
+
+
+@pytest.mark.parametrize("contrast", BRIGHTNESS)
+def test_contrast_is_guessed_whatever_the_scale_and_the_grid(contrast: str):
+    scan, truth = moved(contrast, pose(pitch=6, shift=(30, 0, -50)), 4.0)
+    assert guess_contrast(scan.voxels, truth, scan.affine) == contrast
+    assert guess_contrast(0.01 * scan.voxels - 3, truth, scan.affine) == contrast
+
+
+def test_contrast_of_an_image_without_tissues_is_unknown():
+    truth = true_brain(average_head().voxels, 2.0)
+    flat = np.random.default_rng(0).normal(size=truth.shape)
+    flat[np.isin(average_head().voxels, brain.CORTEX)] -= 0.6
+    assert guess_contrast(flat, truth, average_head().affine) == "unknown"
+    assert guess_contrast(np.ones(truth.shape), truth, average_head().affine) == "unknown"
+
+
+# --- real scans
+
+
+@needs_data
+@pytest.mark.parametrize("subject", ["IXI559-HH-2394"])
+def test_real_head_and_its_stripped_twin_agree(subject: str):
+    head = to_canonical(read_volume(SHARED / f"healthy/ixi_t1_2mm_head/{subject}_T1.nii.gz"))
+    twin = to_canonical(read_volume(SHARED / f"healthy/ixi_t1_2mm_brain/{subject}_T1_brain_2mm.nii.gz"))
+    assert is_stripped(twin)
+    assert not is_stripped(head)
+    found = find_brain(head)
+    truth = resample(Volume(stripped_mask(twin), twin.affine), head.grid, order=0).voxels
+    assert dice(found.mask, truth) > 0.92
+    assert guess_contrast(head.voxels, found.mask, head.affine) == "T1"
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("path", "contrast"),
+    [
+        ("pathology/ms_patient07/T1.nii.gz", "T1"),
+        ("pathology/ms_patient07/T2.nii.gz", "T2"),
+        ("pathology/ms_patient07/FLAIR.nii.gz", "FLAIR"),
+        ("pathology/stroke_M2208/T2_brain.nii.gz", "T2"),
+    ],
+)
+def test_contrast_of_real_stripped_scans(path: str, contrast: str):
+    scan = to_canonical(read_volume(SHARED / path))
+    assert is_stripped(scan)
+    assert guess_contrast(scan.voxels, stripped_mask(scan), scan.affine) == contrast

@@ -308,7 +308,7 @@ def test_dag_changes_images_as_much_as_the_published_generator(
     linear = expand(scan.image)
     white = torch.stack([one[inside].quantile(0.91) for one, inside in zip(linear, scan.mask, strict=True)])
     published = (linear / white.view(-1, 1, 1, 1)).clamp(0, 1)
-    image, mask = (values.repeat_interleave(3, 0) for values in (published, scan.mask))
+    image, mask = (values.repeat_interleave(8, 0) for values in (published, scan.mask))
     settings = only("dag", sizes="published", bias_power=1.0, centroids=centroids)
     anomalies = draw_corruption(shape_bank, mask, 1.0, Generator().manual_seed(0), settings)
     made = apply_corruption(shape_bank, image, mask, anomalies, 1.0, settings)
@@ -335,3 +335,23 @@ def test_gaussian_blur_takes_one_width_per_slab() -> None:
     both = gaussian_blur(image, torch.tensor([0.0, 1.5]), radius=3)
     assert torch.allclose(both[0], image[0], atol=1e-6)
     assert torch.allclose(both[1:], gaussian_blur(image[1:], 1.5), atol=1e-6)
+
+
+def test_flat_anomalies_spare_the_fluid_only_where_they_should(process: Process) -> None:
+    settings = only("flat")
+    anomalies = process.draw(settings)
+    fluid = torch.zeros_like(process.mask)
+    fluid[..., : fluid.shape[-1] // 2] = True
+    made = apply_corruption(process.shapes, process.image, process.mask, anomalies, SPACING_MM, settings, fluid)
+    changed = ((made.image != process.image) & fluid).flatten(1).any(1)
+    spares = anomalies[0].spares
+    assert spares.any() and not spares.all()
+    assert not (changed & spares).any()
+    assert (changed & ~spares).any()
+
+
+@pytest.mark.parametrize("brighter", [0.0, 1.0])
+def test_the_direction_of_the_change_can_be_chosen(process: Process, brighter: float) -> None:
+    draw = Generator().manual_seed(0)
+    (p,) = draw_corruption(process.shapes, process.mask, SPACING_MM, draw, only("flat"), torch.full((24,), brighter))
+    assert ((p.level > 0) == bool(brighter)).all()

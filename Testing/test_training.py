@@ -21,7 +21,7 @@ from DISYRECore.model import load_model
 from DISYRECore.networks import NetworkSettings, RestorationNetwork
 from DISYRECore.schedule import step_of
 from DISYRECore.shapes import ShapeBank, make_shape_bank
-from DISYRECore.synthesis import draw_scan, render_scan
+from DISYRECore.synthesis import BRIGHTENED, CONTRASTS, draw_scan, fluid_mask, render_scan
 from DISYRECore.training import (
     CHECKPOINT,
     Batch,
@@ -116,9 +116,13 @@ def test_a_batch_differs_from_healthy_only_in_its_anomalies(batches: SyntheticBa
 def test_the_network_is_told_the_step_of_the_severity(batches: SyntheticBatches, direction: str) -> None:
     settings = replace(TINY, direction=direction, reuse=1)
     batches.settings = settings
-    scan = render_scan(batches.bank, draw_scan(batches.bank, 16, 3), batches.lattice)
-    anomalies = draw_corruption(batches.shapes, scan.mask, 6.0, Generator().manual_seed(3), settings.corruption)
-    made = apply_corruption(batches.shapes, scan.image, scan.mask, anomalies, 6.0, settings.corruption)
+    parameters = draw_scan(batches.bank, 16, 3)
+    scan = render_scan(batches.bank, parameters, batches.lattice)
+    brighter = torch.tensor([BRIGHTENED[CONTRASTS[i]] for i in parameters.contrast])
+    random, corruption = Generator().manual_seed(3), settings.corruption
+    anomalies = draw_corruption(batches.shapes, scan.mask, 6.0, random, corruption, brighter)
+    fluid = fluid_mask(batches.bank, scan.classes)
+    made = apply_corruption(batches.shapes, scan.image, scan.mask, anomalies, 6.0, corruption, fluid)
     batch = batches.make(16, 3)
     assert torch.equal(batch.corrupted, made.image)
     assert torch.equal(batch.step, step_of(made.severity, direction))
