@@ -1,8 +1,9 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+SLICER_CORE ?= 5.13.31053.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slicer test-slow lint benchmark clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +15,13 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -m 'not slow'
+
+$(VENV)/.ready-slicer: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slicer]' slicer-core==$(SLICER_CORE)
+	touch $@
+
+test-slicer: $(VENV)/.ready-slicer
+	$(BIN)/python -m pytest Testing/test_harness.py Testing/test_packaging.py Testing/test_slicer_*.py
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -1,4 +1,4 @@
-"""Folders that results go to."""
+"""Folders: where the bundled data are, and where results go to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import tempfile
 from pathlib import Path
 
 from DISYRECore.errors import DisyreError
+
+
+def resources() -> Path:
+    """Folder of the bundled models and data: inside the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "Resources"
+    return inside if inside.is_dir() else package.parent / "Resources"
 
 
 def check_writable(folder: Path) -> None:

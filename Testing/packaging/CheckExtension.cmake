@@ -1,0 +1,6 @@
+foreach(name HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  if(NOT EXTENSION_${name})
+    message(FATAL_ERROR "EXTENSION_${name} is not set")
+  endif()
+endforeach()
+file(WRITE "${CMAKE_BINARY_DIR}/extension.txt" "${PROJECT_NAME}\n${EXTENSION_HOMEPAGE}\n${EXTENSION_ICONURL}\n")
