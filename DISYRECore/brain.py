@@ -348,9 +348,7 @@ def _align(scan: Volume) -> np.ndarray:
     return min(results, key=lambda result: result[0])[1]
 
 
-def _align_from(
-    pitch: float, position: np.ndarray, coarse: sitk.Image, fine: sitk.Image
-) -> tuple[float, np.ndarray]:
+def _align_from(pitch: float, position: np.ndarray, coarse: sitk.Image, fine: sitk.Image) -> tuple[float, np.ndarray]:
     """The metric and the transform that are reached from one pitch and several heights."""
     poses = [_pose(pitch, position + np.array([0, 0, height])) for height in HEIGHTS_MM]
     metrics = [_optimise(pose, *_codes(COARSE_MM, ALIGN_MARGIN_MM), coarse, COARSE_MM) for pose in poses]

@@ -31,6 +31,9 @@ CLASSES = 5
 SPARED = 0.6
 """Share of flat anomalies that leave the fluid as it is; lesions grow in tissue."""
 
+LARGEST_MM = (70.0, 30.0, 14.0)
+"""Largest diameter of the first, the second and all later anomalies of a slab: where there are many, they are small."""
+
 PUBLISHED_CENTROIDS = (0.0057, 0.3828, 0.6122, 0.7692, 0.9385)
 """Intensity classes of the released code; meant for its own normalisation."""
 
@@ -45,14 +48,16 @@ class CorruptionSettings:
         bias_power: The bias is U(0, 1) to this power; 1 as published, more for subtler changes.
         anomalies: Probability of 0, 1, 2, ... anomalies in a slice. The published methods use (0, 1).
         centroids: Fixed intensity classes of the bias, or None for the quantiles of each slice.
+        anywhere: Whether anomalies are centred on any brain voxel of a slab, not only on its middle slice.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
     """
 
     families: dict[str, float] = field(default_factory=lambda: {"fpi": 0.2, "dag": 0.45, "flat": 0.35})
     sizes: str = "wide"
     bias_power: float = 1.5
-    anomalies: tuple[float, ...] = (0.3, 0.3, 0.25, 0.15)
+    anomalies: tuple[float, ...] = (0.3, 0.25, 0.15, 0.1, 0.1, 0.1)
     centroids: tuple[float, ...] | None = None
+    anywhere: bool = False
     visible: float = 0.03
 
 
@@ -131,7 +136,7 @@ def draw_corruption(
     weights = torch.tensor(settings.anomalies, device=mask.device)
     count = torch.multinomial(weights, len(mask), replacement=True, generator=generator)
     return [
-        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter)
+        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter, LARGEST_MM[min(k, 2)])
         for k in range(len(settings.anomalies) - 1)
     ]
 
@@ -144,20 +149,21 @@ def _draw_anomaly(
     settings: CorruptionSettings,
     active: Tensor,
     brighter: Tensor | float,
+    largest_mm: float,
 ) -> AnomalyParameters:
     b, device = len(mask), mask.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand((b, *shape), generator=generator, device=device)
 
-    centre = _draw_centres(mask, spacing_mm, generator)
+    centre = _draw_centres(mask, spacing_mm, generator, settings.anywhere)
     weights = torch.tensor([settings.families.get(f, 0.0) for f in FAMILIES], device=device)
     family = torch.multinomial(weights, b, replacement=True, generator=generator)
     sign = torch.where(uniform() < brighter, 1.0, -1.0)
     bias = sign * uniform() ** settings.bias_power
     return AnomalyParameters(
         active=active & mask.flatten(1).any(1),
-        shape=draw_shapes(bank, centre, generator, settings.sizes),
+        shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm),
         family=family,
         alpha=uniform(),
         source=torch.randperm(b, generator=generator, device=device),
@@ -170,14 +176,16 @@ def _draw_anomaly(
     )
 
 
-def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator) -> Tensor:
-    """A random brain voxel of the middle slice, mm from the middle of the lattice, (B, 3)."""
+def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator, anywhere: bool) -> Tensor:
+    """A random brain voxel, of the middle slice or anywhere, mm from the middle of the lattice, (B, 3)."""
     _, z, y, x = mask.shape
-    weights = mask[:, z // 2].flatten(1).float()
-    weights = weights + (weights.sum(1, keepdim=True) == 0)
-    flat = torch.multinomial(weights, 1, generator=generator)[:, 0]
-    row, column = flat // x - (y - 1) / 2, flat % x - (x - 1) / 2
-    return torch.stack([torch.zeros_like(row), row, column], 1) * spacing_mm
+    allowed = mask if anywhere else mask[:, z // 2 : z // 2 + 1]
+    reached = allowed.flatten(1).int().cumsum(1)
+    wanted = torch.rand((len(mask), 1), generator=generator, device=mask.device) * reached[:, -1:]
+    flat = torch.searchsorted(reached, wanted.int() + 1)[:, 0].clamp(max=reached.shape[1] - 1)
+    places = torch.stack([flat // (y * x), flat // x % y, flat % x], 1)
+    middle = torch.tensor([allowed.shape[1] - 1, y - 1, x - 1], device=mask.device) / 2
+    return (places - middle) * spacing_mm
 
 
 def _draw_motion(u: Tensor) -> Tensor:

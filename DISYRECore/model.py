@@ -14,10 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.extraction import ExtractionNetwork, ExtractionSettings
+from DISYRECore.files import resources
 from DISYRECore.networks import NetworkSettings, RestorationNetwork, network_settings
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 DEFAULT_MODEL = "brain-restoration"
+EXTRACTION_MODEL = "brain-extraction"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ModelDescription:
         id: Name of the folder.
         title: One line for people.
         version: Of the weights.
-        method: Default method.
+        method: Default method; ``extraction`` for models that extract the brain.
         settings: Settings of the method, for example the severities of its ensemble.
         network: Settings of the network.
         spacing_mm: Spacing of the model grid.
@@ -36,6 +39,7 @@ class ModelDescription:
         score_scale: Score that is shown as 1, per contrast.
         thresholds: Default threshold on the score shown, per contrast.
         false_positive_rate: Share of healthy voxels above the thresholds when they were calibrated.
+        normalise: How the scores of each scan are brought to one scale, see `standardise.NORMALISATIONS`.
         training: Data, licence, seeds, compute; free text by key.
     """
 
@@ -44,12 +48,13 @@ class ModelDescription:
     version: str
     method: str
     settings: dict[str, Any]
-    network: NetworkSettings
+    network: NetworkSettings | ExtractionSettings
     spacing_mm: float
     contrasts: tuple[str, ...]
     score_scale: dict[str, float] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     false_positive_rate: float = 0.01
+    normalise: str = "none"
     training: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -73,19 +78,17 @@ class Model:
 
 def model_folders() -> list[Path]:
     """Folders that may hold models: `DISYRE_MODELS` first, then the bundled ones."""
-    here = Path(__file__).resolve().parent
     named = os.environ.get("DISYRE_MODELS")
-    places = [Path(named)] if named else []
-    return [*places, here / "Resources" / "Models", here.parent / "Resources" / "Models"]
+    return [*([Path(named)] if named else []), resources() / "Models"]
 
 
 def list_models() -> list[ModelDescription]:
-    """Descriptions of all models that can be found, each id once."""
+    """Descriptions of all models for detection that can be found, each id once."""
     found: dict[str, ModelDescription] = {}
     for place in model_folders():
         for path in sorted(place.glob(f"*/{DESCRIPTION}")):
             found.setdefault(path.parent.name, read_description(path.parent))
-    return list(found.values())
+    return [one for one in found.values() if one.method != "extraction"]
 
 
 def find_model(name: str) -> Path:
@@ -109,29 +112,66 @@ def read_description(folder: Path) -> ModelDescription:
     """
     try:
         values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        values["network"] = network_settings(values["network"])
+        values["network"] = _settings(values["method"], values["network"])
         values["contrasts"] = tuple(values["contrasts"])
         return ModelDescription(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
 
 
+def _settings(method: str, values: dict[str, Any]) -> NetworkSettings | ExtractionSettings:
+    if method == "extraction":
+        return ExtractionSettings(**{**values, "channels": tuple(values["channels"])})
+    return network_settings(values)
+
+
+def build_network(settings: NetworkSettings | ExtractionSettings) -> RestorationNetwork | ExtractionNetwork:
+    """A fresh network."""
+    if isinstance(settings, ExtractionSettings):
+        return ExtractionNetwork(settings)
+    return RestorationNetwork(settings)
+
+
 def load_model(name: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
-    """Loads a model by id or folder, ready to run.
+    """Loads a restoration model by id or folder, ready to run.
 
     Raises:
-        DisyreError: Unknown or damaged model.
+        DisyreError: Unknown or damaged model, or one that does something else.
     """
     folder = find_model(name)
     description = read_description(folder)
-    network = RestorationNetwork(description.network)
+    network = _load_network(folder, description, device)
+    if not isinstance(network, RestorationNetwork):
+        raise DisyreError(f"The model '{description.id}' finds brains, not anomalies; choose another one.")
+    return Model(description, network, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+
+
+def load_extractor(
+    name: str = EXTRACTION_MODEL, device: torch.device | str = "cpu"
+) -> tuple[ModelDescription, ExtractionNetwork]:
+    """Loads a brain extraction model by id or folder, ready to run.
+
+    Raises:
+        DisyreError: Unknown or damaged model, or one that does something else.
+    """
+    folder = find_model(name)
+    description = read_description(folder)
+    network = _load_network(folder, description, device)
+    if not isinstance(network, ExtractionNetwork):
+        raise DisyreError(f"The model '{description.id}' does not find brains; choose another one.")
+    return description, network
+
+
+def _load_network(
+    folder: Path, description: ModelDescription, device: torch.device | str
+) -> RestorationNetwork | ExtractionNetwork:
+    network = build_network(description.network)
     try:
         weights = load_file(folder / WEIGHTS)
         network.load_state_dict({key: value.float() for key, value in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DisyreError(f"The weights of model '{description.id}' cannot be read; install it again.") from error
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    return Model(description, network.eval().requires_grad_(False).to(device), digest)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def save_model(folder: Path, description: ModelDescription, weights: dict[str, torch.Tensor]) -> None:

@@ -150,7 +150,7 @@ def _draw_means(generator: Generator, contrast: str, labels: tuple[int, ...]) ->
         elif label in _VESSELS:
             means[i] = wild[i] * max(csf, white)
         elif 0 < label < FIRST_HEAD_LABEL:
-            mix = _MIX_TOWARDS_WHITE.get(label, 0.0)
+            mix = _MIX_TOWARDS_WHITE.get(label, 0.0) + 5 * jitter[i] * (label in _MIX_TOWARDS_WHITE)
             means[i] = grey + (white - grey) * mix - iron * _IRON.get(label, 0.0) * grey + jitter[i]
         elif label >= FIRST_HEAD_LABEL:
             means[i] = _head_mean(label, contrast, float(wild[i]))
@@ -193,7 +193,7 @@ def draw_scan(
     seed: int,
     *,
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR"),
-    reach_mm: tuple[float, float] = (-58.0, 60.0),
+    reach_mm: tuple[float, float] = (-70.0, 64.0),
 ) -> ScanParameters:
     """Draws the parameters of `count` healthy scans.
 
@@ -271,7 +271,12 @@ def _at(field: Tensor, points: Tensor, extent_mm: tuple[float, float, float]) ->
     return F.grid_sample(field, grid, align_corners=True, padding_mode="border").flatten(2)
 
 
-def _lookup(bank: AnatomyBank, volume: Tensor, anatomy: Tensor, coordinates: Tensor) -> Tensor:
+def positions(parameters: ScanParameters, lattice: Lattice, device: torch.device | str) -> Tensor:
+    """Where the lattice points of each scan lie in its anatomy, mm from the brain's centre, (B, 3, Z, Y, X)."""
+    return _coordinates(_moved(parameters, torch.device(device)), lattice, oversampling=1)
+
+
+def lookup(bank: AnatomyBank, volume: Tensor, anatomy: Tensor, coordinates: Tensor) -> Tensor:
     """Nearest voxel of each scan's anatomy at coordinates (B, 3, ...) in mm; the volume's border outside it."""
     flat: Tensor | float = 0.0
     for axis, size in enumerate(volume.shape[1:]):
@@ -298,10 +303,10 @@ def render_scan(bank: AnatomyBank, parameters: ScanParameters, lattice: Lattice,
     noise = Generator(device).manual_seed(p.seed)
     fine = _coordinates(p, lattice, oversampling=2)
     fine[:, 0] += _thickness_offsets(p, fine)
-    classes = _lookup(bank, bank.classes, p.anatomy, fine)
+    classes = lookup(bank, bank.classes, p.anatomy, fine)
     clean = _pooled(_gather(p.means, classes))
-    middle = _coordinates(p, lattice, oversampling=1)
-    nearest = _lookup(bank, bank.classes, p.anatomy, middle)
+    middle = positions(p, lattice, device)
+    nearest = lookup(bank, bank.classes, p.anatomy, middle)
     image = _linear(clean * torch.exp(_coarse_field(p.bias, lattice.shape)), bank, p)
     image = image + _gather(p.spreads, nearest) * torch.randn(clean.shape, generator=noise, device=device)
     image = gaussian_blur(image + _smooth_texture(p, image, noise), p.blur, radius=3)
@@ -354,7 +359,7 @@ def _brain_mask(
     bank: AnatomyBank, p: ScanParameters, coordinates: Tensor, classes: Tensor, generator: Generator
 ) -> Tensor:
     """Brain tissue and the CSF or dura within a wavy rim, as skull stripping leaves it."""
-    distance = _lookup(bank, bank.distance, p.anatomy, coordinates).float() * DISTANCE_STEP_MM
+    distance = lookup(bank, bank.distance, p.anatomy, coordinates).float() * DISTANCE_STEP_MM
     b, _, y, x = distance.shape
     wave = torch.randn((b, 1, y // 8, x // 8), generator=generator, device=distance.device)
     wave = F.interpolate(wave, size=(y, x), mode="bilinear", align_corners=True)

@@ -138,7 +138,7 @@ def test_images_lie_between_0_and_1_and_are_empty_outside_the_brain(bank: Anatom
     assert scan.image.isfinite().all()
     assert 0 <= scan.image.min() <= scan.image.max() <= 1
     assert not scan.image[~scan.mask].any()
-    assert scan.mask.flatten(1).any(1).float().mean() > 0.9
+    assert scan.mask.flatten(1).any(1).float().mean() > 0.75
     with_head = render_scan(bank, parameters, SLAB, keep_head=True)
     assert torch.equal(with_head.image * scan.mask, scan.image)
     assert with_head.image[~scan.mask].any()

@@ -13,25 +13,24 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from DISYRECore import training
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.corruption import CorruptionSettings, apply_corruption, draw_corruption
 from DISYRECore.errors import DisyreError
 from DISYRECore.model import load_model
 from DISYRECore.networks import NetworkSettings, RestorationNetwork
+from DISYRECore.recipe import TrainingSettings, learning_rate, read_config
 from DISYRECore.schedule import step_of
 from DISYRECore.shapes import ShapeBank, make_shape_bank
 from DISYRECore.synthesis import BRIGHTENED, CONTRASTS, draw_scan, fluid_mask, render_scan
-from DISYRECore.training import (
-    CHECKPOINT,
+from DISYRECore.tasks import restoration
+from DISYRECore.tasks.restoration import (
+    VALIDATION_SEED,
     Batch,
+    RestorationTask,
     SyntheticBatches,
-    Trainer,
-    TrainingSettings,
-    learning_rate,
-    read_config,
     restoration_loss,
 )
+from DISYRECore.training import CHECKPOINT, Trainer
 
 REPOSITORY = Path(__file__).parents[1]
 ONE_SENTENCE = r"^[^\n]+\.$"
@@ -71,7 +70,7 @@ def batches(bank: AnatomyBank, shape_bank: ShapeBank) -> SyntheticBatches:
 
 @pytest.fixture
 def _few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
+    monkeypatch.setattr(restoration, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -174,7 +173,7 @@ def test_a_small_network_learns_one_batch_by_heart(bank: AnatomyBank, shape_bank
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert errors[0] > 1e-3
+    assert errors[0] > 5e-4
     assert errors[-1] < 1e-4
 
 
@@ -227,20 +226,34 @@ def test_a_run_ends_with_a_model_that_loads(labelmaps: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("_few_shapes")
 def test_validation_rewards_the_perfect_network(labelmaps: Path, tmp_path: Path) -> None:
-    run = trainer(labelmaps, tmp_path)
-    assert run.validate(16)["removed"] == pytest.approx(0, abs=1e-6)  # a fresh network is the identity
+    task = RestorationTask(TINY, labelmaps, torch.device("cpu"), validates=True)
+    assert task.validate(task.network(), 16)["removed"] == pytest.approx(0, abs=1e-6)  # a fresh one is the identity
 
     class Oracle(torch.nn.Module):
         def forward(self, slices: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
             return batch.healthy, 20 * batch.region.float() - 10
 
-    assert run.held_out is not None
-    batch = run.held_out.make(16, seed=10_000_019)
-    run.averaged_network = Oracle  # type: ignore[method-assign, assignment]
-    scores = run.validate(16)
+    assert task.held_out is not None
+    batch = task.held_out.make(16, seed=VALIDATION_SEED)
+    scores = task.validate(Oracle(), 16)
     assert scores["removed"] == pytest.approx(1, abs=1e-6)
     assert scores["ap_region"] == pytest.approx(1)
     assert scores["ap_residual"] > 5 * float(batch.region[batch.mask].float().mean())
+
+
+def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_bank: ShapeBank) -> None:
+    batch = SyntheticBatches(replace(TINY, task="denoising"), bank, shape_bank).make(8, 0)
+    noise = (batch.corrupted[:, 1] - batch.healthy)[batch.mask]
+    assert 0.05 < float(noise.std()) < 0.2
+    assert not batch.region.any()
+    assert not batch.step.any()
+
+
+@pytest.mark.usefixtures("_few_shapes")
+def test_a_denoising_run_makes_a_model_of_the_method_dae(labelmaps: Path, tmp_path: Path) -> None:
+    settings = replace(TINY, task="denoising", steps=2, network=replace(TINY.network, region=False))
+    trainer(labelmaps, tmp_path, settings).run()
+    assert load_model(str(tmp_path / "tiny")).description.method == "dae"
 
 
 # Two processes
@@ -250,13 +263,15 @@ import sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from DISYRECore import training
+from DISYRECore.recipe import read_config
 from DISYRECore.shapes import make_shape_bank
+from DISYRECore.tasks import restoration
+from DISYRECore.training import Trainer
 
-training.make_shape_bank = lambda seed: make_shape_bank(8, seed=seed)
+restoration.make_shape_bank = lambda seed: make_shape_bank(8, seed=seed)
 config, labelmaps, out = map(Path, sys.argv[1:])
 for steps in (2, 4):
-    run = training.Trainer(training.read_config(config), labelmaps, out, "cpu")
+    run = Trainer(read_config(config), labelmaps, out, "cpu")
     run.run(until=steps)
 weights = torch.cat([p.detach().flatten() for p in run.network.parameters()])
 both = [torch.empty_like(weights) for _ in range(run.world)]
@@ -275,7 +290,7 @@ def two_process_reference(labelmaps: Path, out: Path, settings: TrainingSettings
             group["lr"] = learning_rate(step, settings)
         run.optimiser.zero_grad()
         for rank in range(2):
-            batch = run.batches.make(settings.batch // 2, settings.seed + 2 * step + rank + 1)
+            batch = run.task.make(settings.batch // 2, settings.seed + 2 * step + rank + 1)
             (restoration_loss(run.network, batch, settings)[0] / 2).backward()
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
         run.optimiser.step()
@@ -387,7 +402,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(labelmaps: P
 
 def test_batches_are_split_without_loss(batches: SyntheticBatches) -> None:
     batch = batches.make(7, 0)
-    parts: list[Batch] = list(training._split(batch, 3))
+    parts: list[Batch] = list(restoration._split(batch, 3))
     assert [len(part.step) for part in parts] == [3, 3, 1]
     for name, value in vars(batch).items():
         np.testing.assert_array_equal(torch.cat([getattr(part, name) for part in parts]), value)

@@ -30,7 +30,9 @@ from DISYRECore.pipeline import Detector, smooth
 from DISYRECore.prepare import PreparedBrain, prepare
 from DISYRECore.restore import VolumeRestorer
 from DISYRECore.testset import write_test_set
-from DISYRECore.training import SyntheticBatches, Trainer, read_config
+from DISYRECore.recipe import read_config
+from DISYRECore.tasks.restoration import Batch
+from DISYRECore.training import Trainer
 from DISYRECore.volume import Volume, find_scans, read_volume, resample
 
 CONFIG = Path(__file__).resolve().parents[2] / "Resources" / "Configs" / "brain-restoration.yaml"
@@ -153,30 +155,26 @@ def training(options: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     settings = read_config(CONFIG)
     trainer = Trainer(settings, options.labelmaps, options.out / "training", "cpu")
-    batch = trainer.batches.make(settings.batch, 0)
-    full = _seconds(trainer.train_step)
-    making = trainer.batches
-    trainer.batches = _Same(batch)
-    bare = _seconds(trainer.train_step)
-    alone = _seconds(lambda: making.make(settings.batch, 1))
+    make, batch = trainer.task.make, trainer.task.make(settings.batch, 0)
+
+    def the_same(_count: int, _seed: int) -> Batch:
+        return batch
+
+    full, bare = [], []
+    for _ in range(5):
+        trainer.task.make = make
+        full.append(_seconds(trainer.train_step))
+        trainer.task.make = the_same
+        bare.append(_seconds(trainer.train_step))
+    alone = _seconds(lambda: make(settings.batch, 1))
     return (
-        f"training: {settings.batch / full:.1f} images/s with synthesis, {settings.batch / bare:.1f} bare: "
-        f"{bare / full:.0%}; synthesis and corruption alone {settings.batch / alone:.0f} images/s"
+        f"training: {settings.batch / np.median(full):.1f} images/s with synthesis, "
+        f"{settings.batch / np.median(bare):.1f} bare: {np.median(bare) / np.median(full):.0%} (medians of five in "
+        f"turn); synthesis and corruption alone {settings.batch / alone:.0f} images/s"
     )
 
 
-class _Same(SyntheticBatches):
-    """Gives the same batch every time."""
-
-    def __init__(self, batch: object) -> None:
-        self.batch = batch
-
-    def make(self, count: int, seed: int) -> object:  # type: ignore[override]
-        return self.batch
-
-
 def _seconds(call: Callable[[], object], repeats: int = 4) -> float:
-    call()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

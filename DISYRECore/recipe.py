@@ -1,0 +1,120 @@
+"""Recipes of training runs: the YAML configs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from DISYRECore.corruption import CorruptionSettings
+from DISYRECore.errors import DisyreError
+from DISYRECore.networks import NetworkSettings, network_settings
+
+TASK_NAMES = ("restoration", "denoising", "extraction")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """A training run; every field can be set in the YAML config.
+
+    Attributes:
+        name: Id of the model that comes out.
+        task: What is learnt, ``restoration``, ``denoising`` (the baseline `dae`) or
+            ``extraction`` (the brain in a whole head).
+        title: One line for people.
+        train, validation: File patterns of label maps, relative to the label map folder.
+        network: Settings of the network; `size` names a base.
+        corruption: Settings of the forward process.
+        contrasts: Contrasts of the synthetic scans.
+        spacing_mm: Spacing of the model grid.
+        slice_shape: Points (Y, X) of a training slice.
+        batch: Slices per step, over all processes.
+        variants: Further brains made of each training map, see `atrophy`.
+        reuse: How many times each healthy slice is corrupted within a step.
+        steps: Length of the run.
+        learning_rate, warmup, weight_decay, clip: Of AdamW, linear warm-up, gradient norm.
+        ema: Decay of the averaged weights that are kept.
+        image_weight, region_weight: Of the squared error and of the region's cross-entropy.
+        direction: Map between severity and step, see `schedule.step_of`.
+        seed: Everything random follows from it.
+        every: Steps between validation and checkpoint.
+        licence, data: For the model's card.
+    """
+
+    name: str
+    task: str = "restoration"
+    title: str = ""
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    network: NetworkSettings = field(default_factory=lambda: network_settings({"size": "compact"}))
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR")
+    spacing_mm: float = 1.5
+    slice_shape: tuple[int, int] = (128, 112)
+    batch: int = 32
+    reuse: int = 2
+    variants: int = 0
+    steps: int = 10000
+    learning_rate: float = 6e-4
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.999
+    image_weight: float = 20.0
+    region_weight: float = 1.0
+    direction: str = "monotone"
+    seed: int = 0
+    every: int = 250
+    licence: str = ""
+    data: str = ""
+
+
+def read_config(path: Path) -> TrainingSettings:
+    """Reads a YAML config.
+
+    Raises:
+        DisyreError: Missing or unreadable file, unknown field.
+    """
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DisyreError(f"The config {path} cannot be read; give a YAML text file.") from error
+    except yaml.YAMLError as error:
+        raise DisyreError(f"The config {path} is not valid YAML: {error}.".replace("\n", " ")) from error
+    if not isinstance(values, dict) or "name" not in values:
+        raise DisyreError(f"The config {path} is not a training config; it needs at least a name.")
+    for part in ("network", "corruption"):
+        if not isinstance(values.get(part, {}), dict):
+            raise DisyreError(f"The config {path} is not understood: '{part}' must hold named fields.")
+    usual = vars(TrainingSettings(""))
+    if values.get("task", "restoration") not in TASK_NAMES:
+        raise DisyreError(f"There is no task '{values['task']}'; choose one of {', '.join(TASK_NAMES)}.")
+    try:
+        if "network" in values:
+            values["network"] = network_settings(values["network"])
+        if "corruption" in values:
+            values["corruption"] = CorruptionSettings(**_tuples(values["corruption"]))
+        numbers = {key: float(value) for key, value in values.items() if isinstance(usual.get(key), float)}
+        return TrainingSettings(**{**_tuples(values), **numbers})
+    except (TypeError, ValueError) as error:
+        raise DisyreError(f"The config {path} is not understood: {error}.") from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then cosine to nought."""
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    share = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def plain(settings: TrainingSettings) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {**asdict(settings), "network": settings.network.to_dict()}

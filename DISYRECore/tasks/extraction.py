@@ -1,0 +1,182 @@
+"""Extraction of the brain from synthetic heads of any contrast, orientation, resolution and field of view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Generator, Tensor, nn
+
+from DISYRECore.anatomy import AnatomyBank, brain_tissue, load_anatomies
+from DISYRECore.corruption import CorruptionSettings, apply_corruption, draw_corruption
+from DISYRECore.extraction import LIMIT_MM, ExtractionNetwork, ExtractionSettings, normalise_head
+from DISYRECore.intensity import expand
+from DISYRECore.model import ModelDescription
+from DISYRECore.networks import mixed_precision
+from DISYRECore.recipe import TrainingSettings
+from DISYRECore.shapes import make_shape_bank
+from DISYRECore.synthesis import Lattice, ScanParameters, draw_scan, lookup, positions, render_scan, rotation
+
+HEAD_MM = (232, 248, 200)
+HEAD_SHAPE = (96, 112, 96)
+CLOSING_MM = 5.0
+STEP_MM = 0.125
+TILT = 0.25
+SHIFT_MM = 20.0
+NEAR_MM, FAR_WEIGHT = 4.0, 0.15
+VALIDATION_HEADS, VALIDATION_SEED = 9, 10_000_019
+LESIONS = CorruptionSettings(families={"fpi": 0.2, "dag": 0.2, "flat": 0.6}, anomalies=(0.5, 0.3, 0.2), anywhere=True)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads with the depth of every point below the surface of the brain.
+
+    Attributes:
+        image: (B, Z, Y, X) in [0, 1].
+        depth_mm: (B, Z, Y, X), positive in the brain, within +-`LIMIT_MM`.
+    """
+
+    image: Tensor
+    depth_mm: Tensor
+
+
+def brain_depth_map(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Signed distance to the surface of a label map's brain with its sulci closed, in steps of `STEP_MM`, int8."""
+    tissue = brain_tissue(labels)
+    grown = ndimage.distance_transform_edt(~tissue, sampling=spacing_mm) <= CLOSING_MM
+    brain = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > CLOSING_MM
+    brain |= tissue
+    inside = ndimage.distance_transform_edt(brain, sampling=spacing_mm)
+    outside = ndimage.distance_transform_edt(~brain, sampling=spacing_mm)
+    return np.clip((inside - outside) / STEP_MM, -127, 127).astype(np.int8)
+
+
+class SyntheticHeads:
+    """Makes batches of heads from anatomies on the device that trains."""
+
+    def __init__(self, bank: AnatomyBank, spacing_mm: float, contrasts: tuple[str, ...]) -> None:
+        self.bank, self.contrasts = bank, contrasts
+        self.lattice = Lattice(HEAD_SHAPE, spacing_mm)
+        self.shapes = make_shape_bank(64).to(bank.classes.device)
+        values = np.array(bank.label_values)
+        depths = [brain_depth_map(values[one.cpu().numpy()], bank.spacing_mm) for one in bank.classes]
+        self.depth = torch.from_numpy(np.stack(depths)).to(bank.classes.device)
+
+    def make(self, count: int, seed: int) -> Heads:
+        """Makes `count` heads; the same seed gives the same batch."""
+        p = self._parameters(count, seed)
+        scan = render_scan(self.bank, p, self.lattice, keep_head=True)
+        g = Generator(scan.image.device).manual_seed(seed)
+        depth = self._depth(p, scan.image.device)
+        brain = depth > 0
+        drawn = draw_corruption(self.shapes, brain, self.lattice.spacing_mm, g, LESIONS)
+        sick = apply_corruption(self.shapes, scan.image, brain, drawn, self.lattice.spacing_mm, LESIONS).image
+        image = thick(expand(sick.clamp(max=0.99)), g)
+        image = normalise_head(image * field_of_view(image, g))
+        power = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=g, device=image.device))
+        return Heads(image**power, depth)
+
+    def _parameters(self, count: int, seed: int) -> ScanParameters:
+        """Scans of whole heads that are tilted and shifted more than the slabs of stripped brains."""
+        p = draw_scan(self.bank, count, seed, contrasts=self.contrasts, reach_mm=(-SHIFT_MM, SHIFT_MM))
+        g = Generator().manual_seed(seed + 1)
+        tilt = rotation(TILT * (2 * torch.rand((count, 3), generator=g) - 1))
+        return replace(p, affine=tilt @ p.affine)
+
+    def _depth(self, p: ScanParameters, device: torch.device) -> Tensor:
+        points = positions(p, self.lattice, device)
+        depth = lookup(self.bank, self.depth, p.anatomy.to(device), points).float() * STEP_MM
+        scale = torch.linalg.det(p.affine).abs() ** (1 / 3)
+        return (depth / scale.to(device).view(-1, 1, 1, 1)).clamp(-LIMIT_MM, LIMIT_MM)
+
+
+def thick(image: Tensor, generator: Generator) -> Tensor:
+    """Thick slices along a random axis for about half of the batches; (B, Z, Y, X)."""
+    axis, factor = (int(torch.randint(3, (1,), generator=generator, device=image.device)) for _ in range(2))
+    if factor == 0:
+        return image
+    size = [n // (factor + 1) if a == axis else n for a, n in enumerate(image.shape[1:])]
+    coarse = F.interpolate(image[:, None], size=size, mode="area")
+    return F.interpolate(coarse, size=image.shape[1:], mode="trilinear")[:, 0]
+
+
+def field_of_view(image: Tensor, generator: Generator) -> Tensor:
+    """1 within a random field of view, 0 beyond; half of the heads are cut at each side by up to a fifth."""
+    inside = torch.ones_like(image)
+    for axis in (1, 2, 3):
+        n = image.shape[axis]
+        place = (torch.arange(n, device=image.device) + 0.5) / n
+        cut = torch.rand((2, len(image), 1), generator=generator, device=image.device).sub(0.5).clamp(min=0) * 0.4
+        seen = (place > cut[0]) & (place < 1 - cut[1])
+        inside = inside * seen.view(len(image), *(n if a == axis else 1 for a in (1, 2, 3)))
+    return inside
+
+
+def extraction_loss(depth_mm: Tensor, truth_mm: Tensor) -> Tensor:
+    """Squared error of the depth in units of `LIMIT_MM`, mostly near the surface."""
+    weight = torch.where(truth_mm.abs() < NEAR_MM, 1.0, FAR_WEIGHT)
+    error = (depth_mm.clamp(-1.5 * LIMIT_MM, 1.5 * LIMIT_MM) - truth_mm) / LIMIT_MM
+    return (weight * error.square()).sum() / weight.sum()
+
+
+class ExtractionTask:
+    """Learns the depth below the surface of the brain, see `extraction.ExtractionNetwork`."""
+
+    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
+        self.settings, self.device = settings, device
+        self.heads = self._heads(labelmaps, settings.train)
+        self.held_out = self._heads(labelmaps, settings.validation) if validates else None
+
+    def _heads(self, folder: Path, patterns: tuple[str, ...]) -> SyntheticHeads:
+        paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
+        bank = load_anatomies(paths, HEAD_MM).to(self.device)
+        return SyntheticHeads(bank, self.settings.spacing_mm, self.settings.contrasts)
+
+    def network(self) -> ExtractionNetwork:
+        """A fresh network."""
+        return ExtractionNetwork(ExtractionSettings()).to(self.device)
+
+    def make(self, count: int, seed: int) -> Heads:
+        """A batch of heads."""
+        return self.heads.make(count, seed)
+
+    def loss(self, network: nn.Module, batch: Heads) -> tuple[Tensor, dict[str, float]]:
+        """See `extraction_loss`."""
+        with mixed_precision(self.device):
+            depth = network(batch.image)
+        loss = extraction_loss(depth.float(), batch.depth_mm)
+        return loss, {"error": float(loss.detach())}
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Mean and worst Dice coefficient on heads of held-out anatomies."""
+        if self.held_out is None:
+            return {}
+        scores = []
+        for index in range(VALIDATION_HEADS):
+            heads = self.held_out.make(1, VALIDATION_SEED + index)
+            with mixed_precision(self.device):
+                seen = network(heads.image) > 0
+            truth = heads.depth_mm > 0
+            scores.append(2 * float((seen & truth).sum()) / float(seen.sum() + truth.sum()))
+        return {"dice": float(np.mean(scores)), "worst_dice": min(scores)}
+
+    def describe(self, step: int) -> ModelDescription:
+        """Description of the model as it stands."""
+        s = self.settings
+        return ModelDescription(
+            id=s.name,
+            title=s.title,
+            version="1",
+            method="extraction",
+            settings={},
+            network=ExtractionSettings(),
+            spacing_mm=s.spacing_mm,
+            contrasts=s.contrasts,
+            training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
+        )

@@ -1,0 +1,184 @@
+"""Restoration of corrupted slices to the healthy slices they were made from, and its plain baseline, denoising."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from DISYRECore.anatomy import AnatomyBank, load_anatomies
+from DISYRECore.corruption import Corrupted, apply_corruption, draw_corruption
+from DISYRECore.methods.dae import coarse_noise
+from DISYRECore.metrics import average_precision
+from DISYRECore.model import ModelDescription
+from DISYRECore.networks import RestorationNetwork, mixed_precision, zero_output
+from DISYRECore.recipe import TrainingSettings
+from DISYRECore.schedule import step_of
+from DISYRECore.shapes import ShapeBank, make_shape_bank
+from DISYRECore.synthesis import (
+    BRIGHTENED,
+    CONTRASTS,
+    Lattice,
+    Scan,
+    ScanParameters,
+    draw_scan,
+    fluid_mask,
+    render_scan,
+)
+
+VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data on the device.
+
+    Attributes:
+        corrupted: (B, 2 * context + 1, Y, X) in [0, 1].
+        healthy, mask, region: (B, Y, X) of the middle slice.
+        step: (B,) integer steps that stand for the severities.
+    """
+
+    corrupted: Tensor
+    healthy: Tensor
+    mask: Tensor
+    region: Tensor
+    step: Tensor
+
+
+class SyntheticBatches:
+    """Makes batches from anatomies on the device that trains."""
+
+    def __init__(self, settings: TrainingSettings, bank: AnatomyBank, shapes: ShapeBank) -> None:
+        self.settings, self.bank, self.shapes = settings, bank, shapes
+        self.brightened = torch.tensor([BRIGHTENED[name] for name in CONTRASTS])
+        depth = 2 * settings.network.context + 1
+        self.lattice = Lattice((depth, *settings.slice_shape), settings.spacing_mm)
+
+    def make(self, count: int, seed: int) -> Batch:
+        """Makes `count` slices; the same seed gives the same batch."""
+        s, middle = self.settings, self.settings.network.context
+        parameters = draw_scan(self.bank, math.ceil(count / s.reuse), seed, contrasts=s.contrasts)
+        scan = render_scan(self.bank, parameters, self.lattice)
+        image, mask = (values.repeat_interleave(s.reuse, 0)[:count] for values in (scan.image, scan.mask))
+        generator = Generator(image.device).manual_seed(seed)
+        if s.task == "denoising":
+            made = _noisy(image, mask, generator)
+        else:
+            made = self._anomalous(scan, parameters, image, mask, generator)
+        step = step_of(made.severity, s.direction)
+        return Batch(made.image, image[:, middle], mask[:, middle], made.region[:, middle], step)
+
+    def _anomalous(
+        self, scan: Scan, parameters: ScanParameters, image: Tensor, mask: Tensor, generator: Generator
+    ) -> Corrupted:
+        s, count = self.settings, len(image)
+        brighter = self.brightened[parameters.contrast].to(image.device).repeat_interleave(s.reuse)[:count]
+        fluid = fluid_mask(self.bank, scan.classes).repeat_interleave(s.reuse, 0)[:count]
+        anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption, brighter)
+        return apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid)
+
+
+def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
+    """The forward process of `dae`, which knows neither a region nor a severity."""
+    noisy = coarse_noise(image, mask, generator)
+    return Corrupted(noisy, torch.zeros_like(mask), torch.zeros(len(image), device=image.device))
+
+
+def restoration_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> tuple[Tensor, dict[str, float]]:
+    """Squared error of the restored slice plus cross-entropy of the region, both over brain voxels."""
+    with mixed_precision(batch.corrupted.device):
+        restored, logit = network(batch.corrupted, batch.step)
+    brain = batch.mask
+    error = (restored.float() - batch.healthy)[brain].square().mean()
+    loss = settings.image_weight * error
+    parts = {"error": float(error.detach())}
+    if logit is not None:
+        region = F.binary_cross_entropy_with_logits(logit.float()[brain], batch.region[brain].float())
+        loss = loss + settings.region_weight * region
+        parts["region"] = float(region.detach())
+    return loss, parts
+
+
+class RestorationTask:
+    """Learns P(x, t), see `networks.RestorationNetwork`."""
+
+    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
+        self.settings, self.device = settings, device
+        shapes = make_shape_bank(seed=settings.seed).to(device)
+        own = bank(labelmaps, settings.train, device, settings.variants)
+        self.batches = SyntheticBatches(settings, own, shapes)
+        held_out = bank(labelmaps, settings.validation, device) if validates else None
+        self.held_out = SyntheticBatches(settings, held_out, shapes) if held_out is not None else None
+
+    def network(self) -> RestorationNetwork:
+        """A fresh network; the identity where it predicts the change."""
+        network = RestorationNetwork(self.settings.network)
+        if self.settings.network.residual:
+            zero_output(network)
+        return network.to(self.device)
+
+    def make(self, count: int, seed: int) -> Batch:
+        """A batch of corrupted slices."""
+        return self.batches.make(count, seed)
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """See `restoration_loss`."""
+        return restoration_loss(network, batch, self.settings)
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
+        """Energy removed and average precision on held-out anatomies with synthetic anomalies."""
+        if self.held_out is None:
+            return {}
+        batch = self.held_out.make(count, VALIDATION_SEED)
+        outputs = []
+        for part in _split(batch, 32):
+            with mixed_precision(self.device):
+                outputs.append(network(part.corrupted, part.step))
+        restored = torch.cat([o[0] for o in outputs]).float()
+        middle = batch.corrupted[:, self.settings.network.context]
+        brain = batch.mask
+        before = (middle - batch.healthy)[brain].square().sum()
+        after = (restored - batch.healthy)[brain].square().sum()
+        scores = {"removed": 1 - float(after / before)}
+        truth = batch.region[brain].cpu().numpy()
+        if truth.any():
+            scores["ap_residual"] = average_precision((middle - restored).abs()[brain].cpu().numpy(), truth)
+        if truth.any() and outputs[0][1] is not None:
+            logit = torch.cat([o[1] for o in outputs if o[1] is not None]).float()
+            scores["ap_region"] = average_precision(logit[brain].cpu().numpy(), truth)
+        return scores
+
+    def describe(self, step: int) -> ModelDescription:
+        """Description of the model as it stands; thresholds come with calibration."""
+        s = self.settings
+        ensemble = {"severities": [0.5], "mirror": True, "score": "region" if s.network.region else "residual"}
+        return ModelDescription(
+            id=s.name,
+            title=s.title,
+            version="1",
+            method="dae" if s.task == "denoising" else "disyre-v2",
+            settings={} if s.task == "denoising" else ensemble,
+            network=s.network,
+            spacing_mm=s.spacing_mm,
+            contrasts=s.contrasts,
+            training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
+        )
+
+
+def bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
+    """The anatomies that some patterns name."""
+    paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
+    return load_anatomies(paths, variants=variants).to(device)
+
+
+def _split(batch: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, len(batch.step), size):
+        part = {name: value[start : start + size] for name, value in vars(batch).items()}
+        yield replace(batch, **part)

@@ -1,0 +1,197 @@
+"""Brain extraction: synthetic heads with the right depth, a network of any size, and a way back to the scan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.extraction import (
+    LIMIT_MM,
+    ExtractionNetwork,
+    ExtractionSettings,
+    brain_depth,
+    model_grid,
+    normalise_head,
+)
+from DISYRECore.model import list_models, load_extractor, load_model
+from DISYRECore.recipe import TrainingSettings
+from DISYRECore.tasks import extraction
+from DISYRECore.tasks.extraction import (
+    STEP_MM,
+    VALIDATION_SEED,
+    ExtractionTask,
+    Heads,
+    brain_depth_map,
+    extraction_loss,
+    field_of_view,
+    thick,
+)
+from DISYRECore.training import Trainer
+from DISYRECore.volume import Volume
+
+SETTINGS = TrainingSettings(
+    name="tiny-extraction",
+    task="extraction",
+    train=("head_[01].nii.gz",),
+    validation=("head_2.nii.gz",),
+    contrasts=("free", "T1"),
+    spacing_mm=6.0,
+    batch=2,
+    steps=2,
+    warmup=1,
+    every=2,
+)
+
+
+@pytest.fixture
+def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "HEAD_SHAPE", (32, 40, 32))
+    monkeypatch.setattr(extraction, "VALIDATION_HEADS", 2)
+
+
+@pytest.fixture
+def task(labelmaps: Path, small_heads: None) -> ExtractionTask:
+    return ExtractionTask(SETTINGS, labelmaps, torch.device("cpu"), validates=True)
+
+
+def test_the_depth_map_of_a_ball_is_its_depth() -> None:
+    axis = np.arange(-20, 21)
+    radius = np.sqrt(sum(a.astype(float) ** 2 for a in np.meshgrid(axis, axis, axis, indexing="ij")))
+    depth = brain_depth_map(np.where(radius < 10, 3, 0), 2.0) * STEP_MM
+    near = abs(radius - 10) < 6
+    np.testing.assert_allclose(depth[near], 2.0 * (10 - radius[near]), atol=2.0)
+
+
+def test_heads_come_with_their_brain(task: ExtractionTask) -> None:
+    heads = task.make(4, 0)
+    assert heads.image.shape == heads.depth_mm.shape == (4, 32, 40, 32)
+    assert 0 <= heads.image.min() <= heads.image.max() <= 1
+    assert heads.depth_mm.abs().max() <= LIMIT_MM
+    share = (heads.depth_mm > 0).float().mean((1, 2, 3))
+    assert ((share > 0.05) & (share < 0.7)).all()
+
+
+def test_the_same_seed_gives_the_same_heads(task: ExtractionTask) -> None:
+    one, two, other = (task.make(2, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.image, two.image)
+    assert torch.equal(one.depth_mm, two.depth_mm)
+    assert not torch.equal(one.image, other.image)
+
+
+def test_the_field_of_view_is_a_box_and_sometimes_whole() -> None:
+    image = torch.ones(32, 10, 12, 14)
+    seen = field_of_view(image, Generator().manual_seed(0))
+    assert set(seen.unique().tolist()) == {0.0, 1.0}
+    assert (seen.flatten(1).mean(1) > 0.2).all()
+    assert (seen.flatten(1).all(1)).any()
+
+
+def test_thick_slices_keep_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand((2, 24, 24, 24), generator=Generator().manual_seed(0))
+    made = [thick(image, Generator().manual_seed(seed)) for seed in range(12)]
+    assert any(torch.equal(one, image) for one in made)
+    assert any(one.std() < 0.9 * image.std() for one in made)
+    assert all(abs(float(one.mean() - image.mean())) < 0.01 for one in made)
+
+
+@pytest.mark.parametrize("shape", [(20, 33, 17), (32, 32, 32), (64, 40, 48)])
+def test_the_network_takes_heads_of_any_size(shape: tuple[int, int, int]) -> None:
+    network = ExtractionNetwork(ExtractionSettings((4, 8, 8, 8, 8, 4))).eval()
+    assert network(torch.rand(2, *shape)).shape == (2, *shape)
+
+
+def test_the_normalised_head_does_not_depend_on_units() -> None:
+    head = torch.rand((2, 12, 12, 12), generator=Generator().manual_seed(0))
+    assert torch.allclose(normalise_head(head), normalise_head(300 * head + 40), atol=1e-4)
+
+
+def test_a_perfect_depth_costs_nothing_and_the_surface_counts_most() -> None:
+    truth = torch.linspace(-10, 10, 200).view(1, 1, 1, -1)
+    assert extraction_loss(truth, truth) == 0
+    near = torch.where(truth.abs() < 2, truth + 1, truth)
+    far = torch.where(truth.abs() > 8, truth + 1, truth)
+    assert extraction_loss(near, truth) > 4 * extraction_loss(far, truth)
+
+
+def test_the_model_grid_lies_around_the_scan() -> None:
+    affine = np.diag([0.9, 1.1, 4.0, 1.0])
+    affine[:3, 3] = [-80, -100, -60]
+    scan = Volume(np.zeros((180, 200, 30), np.float32), affine)
+    grid = model_grid(scan, 2.0)
+    corners = np.array([[0, 0, 0], [179, 199, 29]]) @ affine[:3, :3] + affine[:3, 3]
+    inside = (corners - grid.affine[:3, 3]) / 2.0
+    assert (inside >= 0).all()
+    assert (inside <= np.array(grid.shape) - 1).all()
+    np.testing.assert_allclose(grid.spacing_mm, 2.0)
+
+
+class Bright(ExtractionNetwork):
+    """Takes what is bright for brain."""
+
+    def forward(self, heads: Tensor) -> Tensor:
+        return 10 * (heads - 0.5)
+
+
+def test_depths_come_back_at_their_place() -> None:
+    voxels = np.zeros((40, 50, 20), np.float32)
+    voxels[10:20, 20:40, 5:15] = 100
+    affine = np.array([[0, 2.0, 0, 10], [-2.0, 0, 0, 30], [0, 0, 4.0, -20], [0, 0, 0, 1]])
+    depth, agreement = brain_depth(Bright(ExtractionSettings()), Volume(voxels, affine), 2.0)
+    centre = np.argwhere(depth.voxels > 0).mean(0) @ depth.affine[:3, :3].T + depth.affine[:3, 3]
+    expected = affine @ [14.5, 29.5, 9.5, 1]
+    np.testing.assert_allclose(centre, expected[:3], atol=0.3)
+    assert agreement == pytest.approx(1.0)
+
+
+def test_training_writes_a_model_that_loads(labelmaps: Path, tmp_path: Path, small_heads: None) -> None:
+    run = Trainer(SETTINGS, labelmaps, tmp_path, device="cpu")
+    run.run()
+    description, loaded = load_extractor(str(tmp_path / "tiny-extraction"))
+    assert description.method == "extraction"
+    heads: Heads = run.task.make(1, 5)
+    network = run.averaged_network()
+    with torch.no_grad():
+        assert torch.allclose(loaded(heads.image), network(heads.image), atol=0.1)
+
+
+def test_models_for_one_thing_are_not_taken_for_another(
+    labelmaps: Path, tmp_path: Path, small_heads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(replace(SETTINGS, steps=1), labelmaps, tmp_path, device="cpu").run()
+    monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
+    with pytest.raises(DisyreError, match="finds brains, not anomalies"):
+        load_model("tiny-extraction")
+    with pytest.raises(DisyreError, match="does not find brains"):
+        load_extractor("brain-restoration")
+    assert "tiny-extraction" not in [one.id for one in list_models()]
+
+
+def test_the_loss_falls(task: ExtractionTask) -> None:
+    network = task.network()
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    batch = task.make(2, 1)
+    losses = []
+    for _ in range(8):
+        loss, parts = task.loss(network, batch)
+        losses.append(parts["error"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_an_oracle_scores_one(task: ExtractionTask) -> None:
+    assert task.held_out is not None
+    truths = iter([task.held_out.make(1, VALIDATION_SEED + index).depth_mm for index in range(2)])
+
+    class Oracle(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return next(truths)
+
+    assert task.validate(Oracle()) == {"dice": 1.0, "worst_dice": 1.0}
