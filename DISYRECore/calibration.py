@@ -2,56 +2,253 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.findings import write_text
+from DISYRECore.metrics import interval
 from DISYRECore.model import DESCRIPTION, read_description
 from DISYRECore.pipeline import Detector
-from DISYRECore.prepare import PreparedBrain
+from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.sites import SiteProfile, SiteThreshold, check_name, save_site, shown_scale
+from DISYRECore.version import __version__
+from DISYRECore.volume import find_scans, read_mask, read_volume
 
-SHOWN_THRESHOLD = 0.25
-"""Where the calibrated threshold of a residual or fused score lies on the score shown; fixes its scale."""
+LADDER = 1 - np.concatenate([np.linspace(1, 0.2, 81)[:-1], np.geomspace(0.2, 1e-5, 2000), [0.0]])
+"""Shares of a scan's voxels below its quantiles: what is kept of a scan."""
+
+FEW_SCANS = 5
+OUTLYING, OUTLYING_FACTOR = 3.0, 3.0
+DRAWS = 1000
+
+
+def score_ladder(detector: Detector, brain: PreparedBrain) -> np.ndarray:
+    """Quantiles of a scan's scores at `LADDER`, rising.
+
+    Raises:
+        DisyreError: The scores contain NaN.
+    """
+    made, _ = detector.restoration(brain)
+    scores = made.score.numpy()[np.ascontiguousarray(brain.mask.T)]
+    if not np.isfinite(scores).all():
+        raise DisyreError("The anomaly scores are not finite; check the scan and the model.")
+    return np.quantile(scores, LADDER)
+
+
+def share_above(ladders: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Share of each scan's voxels above thresholds, (scans, ...)."""
+    return np.stack([1 - np.interp(threshold, *_rising(ladder)) for ladder in ladders])
+
+
+def _rising(ladder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct scores and the share of voxels at most as high."""
+    last = np.flatnonzero(np.diff(ladder, append=np.inf))
+    return ladder[last], LADDER[last]
+
+
+def site_threshold(ladders: Sequence[np.ndarray], rate: float) -> SiteThreshold:
+    """The score above which a share `rate` of healthy voxels lies, every scan weighing the same.
+
+    The interval is a percentile bootstrap over scans. By exchangeability a further scan of the same kind exceeds
+    the highest of the n shares of `scan_rates` with a probability of at most about 1 / (n + 1).
+
+    Args:
+        ladders: Of the scans, see `score_ladder`.
+        rate: False-positive rate, in (0, 1).
+
+    Raises:
+        DisyreError: There are no scans, or the rate is not a share.
+    """
+    if not len(ladders):
+        raise DisyreError("There are no healthy scans to calibrate on; give at least one.")
+    if not 0 < rate < 1:
+        raise DisyreError(f"A false-positive rate of {rate} is no share; give one between 0 and 1, such as 0.005.")
+    candidates = np.unique(np.concatenate(ladders))
+    shares = share_above(np.stack(ladders), candidates)
+    threshold = _threshold(candidates, shares.mean(0), rate)
+    rates = np.sort(share_above(np.stack(ladders), threshold))
+    return SiteThreshold(
+        threshold=threshold,
+        interval=_bootstrap(candidates, shares, rate),
+        scans=len(ladders),
+        scan_rates=tuple(round(float(one), 6) for one in rates),
+        warnings=tuple(_doubts(np.stack(ladders), rate)),
+    )
+
+
+def _threshold(candidates: np.ndarray, shares: np.ndarray, rate: float) -> float:
+    return float(np.interp(-rate, -shares, candidates))
+
+
+def _bootstrap(candidates: np.ndarray, shares: np.ndarray, rate: float) -> tuple[float, float] | None:
+    thin = slice(None, None, max(1, len(candidates) // 4000))
+    candidates, shares, scans = candidates[thin], shares[:, thin], len(shares)
+    if scans < 2:
+        return None
+    weights = np.random.default_rng(0).multinomial(scans, np.full(scans, 1 / scans), DRAWS) / scans
+    return interval(np.array([_threshold(candidates, drawn @ shares, rate) for drawn in weights]))
+
+
+def _doubts(ladders: np.ndarray, rate: float) -> list[str]:
+    """Warnings about a set of scans."""
+    doubts = []
+    if len(ladders) < FEW_SCANS:
+        scans = "Only one healthy scan was" if len(ladders) == 1 else f"Only {len(ladders)} healthy scans were"
+        doubts.append(f"{scans} given: the threshold is uncertain; use at least {FEW_SCANS}.")
+    if odd := abnormal_scans(ladders, rate):
+        scans = "Scan {} looks" if len(odd) == 1 else "Scans {} look"
+        numbers = ", ".join(str(index + 1) for index in odd)
+        doubts.append(f"{scans.format(numbers)} abnormal beside the others; check and calibrate again without.")
+    return doubts
+
+
+def abnormal_scans(ladders: np.ndarray, rate: float) -> list[int]:
+    """Indices of scans with far more voxels above the threshold of all others than these have themselves.
+
+    That is a share above `OUTLYING_FACTOR` times the rate, and `OUTLYING` robust standard deviations (median
+    absolute deviation, of the logarithm) above the median of the shares. Needs three scans.
+    """
+    if len(ladders) < 3:
+        return []
+    shares = np.array([_share_by_others(ladders, index, rate) for index in range(len(ladders))])
+    logs = np.log(np.maximum(shares, 1e-5))
+    spread = max(1.4826 * float(np.median(np.abs(logs - np.median(logs)))), 0.3)
+    odd = (shares > OUTLYING_FACTOR * rate) & (logs > np.median(logs) + OUTLYING * spread)
+    return np.flatnonzero(odd).tolist()
+
+
+def _share_by_others(ladders: np.ndarray, index: int, rate: float) -> float:
+    others = np.delete(ladders, index, axis=0)
+    candidates = np.unique(others)[:: max(1, others.size // 4000)]
+    threshold = _threshold(candidates, share_above(others, candidates).mean(0), rate)
+    return float(share_above(ladders[index : index + 1], threshold)[0])
 
 
 def healthy_threshold(detector: Detector, brains: Iterable[PreparedBrain], rate: float) -> float:
-    """The score above which a share `rate` of healthy voxels lies, every scan weighing the same.
-
-    Args:
-        detector: Model and method.
-        brains: Healthy scans, prepared.
-        rate: False-positive rate, in (0, 1).
+    """The threshold of `site_threshold` for scans that are prepared already.
 
     Raises:
         DisyreError: There are no scans.
     """
-    ladders = []
+    return site_threshold([score_ladder(detector, brain) for brain in brains], rate).threshold
+
+
+def make_profile(detector: Detector, site: str, brains: Iterable[PreparedBrain], rate: float) -> SiteProfile:
+    """Measures thresholds on healthy scans, one for every contrast among them.
+
+    Args:
+        detector: Model and method.
+        site: Name of the profile.
+        brains: Healthy scans, prepared; gone through once.
+        rate: Share of healthy voxels above the threshold, in (0, 1).
+
+    Raises:
+        DisyreError: No scans, or a method without a model.
+    """
+    if detector.model is None:
+        raise DisyreError("The ruler has no model to calibrate; choose another method.")
+    ladders: dict[str, list[np.ndarray]] = {}
     for brain in brains:
-        made, _ = detector.restoration(brain)
-        scores = made.score.numpy()[np.ascontiguousarray(brain.mask.T)]
-        ladders.append(np.quantile(scores, np.linspace(0, 1, 20_001)))
+        ladders.setdefault(brain.contrast, []).append(score_ladder(detector, brain))
     if not ladders:
         raise DisyreError("There are no healthy scans to calibrate on; give at least one.")
-    return float(np.quantile(np.concatenate(ladders), 1 - rate))
+    return SiteProfile(
+        site=site,
+        model=detector.model.description.id,
+        model_sha256=detector.model.sha256,
+        method=detector.method,
+        settings=json.loads(json.dumps(detector.settings)),
+        normalise=detector.model.description.normalise,
+        rate=rate,
+        thresholds={contrast: site_threshold(some, rate) for contrast, some in ladders.items()},
+        disyre=__version__,
+    )
 
 
-def write_thresholds(folder: Path, thresholds: dict[str, float], rate: float, source: str) -> None:
-    """Stores calibrated thresholds (per contrast, raw score) in a model's description.
+def calibrate_site(
+    detector: Detector,
+    model: str,
+    healthy: Path,
+    site: str,
+    rate: float,
+    *,
+    mask: str | None = None,
+    contrast: str | None = None,
+) -> str:
+    """Makes and stores the profile of a site from a folder of healthy scans.
+
+    A scan that cannot be used is left out with a sentence on stderr.
+
+    Args:
+        detector: Model and method.
+        model: Id or folder of its model.
+        healthy: Scan or folder of scans.
+        site: Name of the profile.
+        rate: Share of healthy voxels above the threshold.
+        mask: Folder of brain masks with the file names of the scans, or the mask of a single scan; found when None.
+        contrast: Of all scans; guessed when None.
+
+    Returns:
+        What was found, for people.
+
+    Raises:
+        DisyreError: No scan can be used, or the profile cannot be written.
+    """
+    check_name(site)
+    brains = _usable(find_scans(healthy), detector.spacing_mm, mask, contrast)
+    profile = make_profile(detector, site, brains, rate)
+    path = save_site(profile, model)
+    return "\n".join([*(_told(name, one, rate) for name, one in profile.thresholds.items()), str(path)])
+
+
+def _usable(scans: list[Path], spacing_mm: float, mask: str | None, contrast: str | None) -> Iterator[PreparedBrain]:
+    for number, path in enumerate(scans, start=1):
+        try:
+            scan = read_volume(path)
+            own = None if mask is None else read_mask(_mask_of(path, Path(mask)), scan.grid)
+            yield prepare(scan, spacing_mm, own, contrast)
+        except DisyreError as error:
+            print(f"disyre: scan {number} ({path.name}) is left out: {error}", file=sys.stderr)
+
+
+def _mask_of(scan: Path, mask: Path) -> Path:
+    return mask / scan.name if mask.is_dir() else mask
+
+
+def _told(contrast: str, one: SiteThreshold, rate: float) -> str:
+    between = "" if one.interval is None else " (95 % {:.4g} to {:.4g})".format(*one.interval)
+    scans = "scan" if one.scans == 1 else "scans"
+    spread = f"{one.scan_rates[0]:.4f} to {one.scan_rates[-1]:.4f}"
+    lines = [
+        f"{contrast}: threshold {one.threshold:.4g}{between} at a rate of {rate:g}, {one.scans} {scans} "
+        f"with {spread} of their voxels above it"
+    ]
+    return "\n".join([*lines, *(f"Warning: {warning}" for warning in one.warnings)])
+
+
+def write_thresholds(
+    folder: Path, thresholds: dict[str, float], rate: float, source: str, normalise: str = "none"
+) -> None:
+    """Stores calibrated thresholds (per contrast, score before it is shown) in a model's description.
 
     A region score is a probability and shown as it is; others are scaled so that every threshold is shown at
-    `SHOWN_THRESHOLD`.
+    `sites.SHOWN_THRESHOLD`. `normalise` is what the scores were standardised with.
     """
     description = read_description(folder)
-    as_it_is = description.settings.get("score") == "region"
-    scale = {c: 1.0 if as_it_is else round(t / SHOWN_THRESHOLD, 6) for c, t in thresholds.items()}
+    kind = str(description.settings.get("score", "residual"))
+    scale = {contrast: round(shown_scale(kind, value), 6) for contrast, value in thresholds.items()}
     scaled = replace(
         description,
         score_scale=scale,
-        thresholds={c: round(t / scale[c], 4) for c, t in thresholds.items()},
+        thresholds={contrast: round(value / scale[contrast], 4) for contrast, value in thresholds.items()},
         false_positive_rate=rate,
+        normalise=normalise,
         training={**description.training, "calibration": source},
     )
-    (folder / DESCRIPTION).write_text(scaled.to_json(), encoding="utf-8")
+    write_text(scaled.to_json(), folder / DESCRIPTION)

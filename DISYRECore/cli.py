@@ -1,4 +1,4 @@
-"""The command line: ``disyre detect | train | models | synthesize | evaluate``."""
+"""The command line: ``disyre detect | train | models | synthesize | evaluate | calibrate``."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ def _detect(options: argparse.Namespace) -> int:
     scans = find_scans(options.input)
     if options.mask and len(scans) > 1:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
-    detector = Detector(options.model, options.method, options.device, options.batch, options.score)
+    detector = Detector(options.model, options.method, options.device, options.batch, options.score, options.site)
     settings = {"mask": options.mask, "threshold": options.threshold, "contrast": options.contrast}
     return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from DISYRECore.training import Trainer, read_config
+    from DISYRECore.recipe import read_config
+    from DISYRECore.training import Trainer
 
     settings = read_config(Path(options.config))
     Trainer(settings, Path(options.labelmaps), Path(options.output), options.device).run()
@@ -80,7 +81,18 @@ def _synthesize(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from DISYRECore.evaluation import evaluate
 
-    print(evaluate(Path(options.dataset), options.model, options.methods, Path(options.report), options.device))
+    places = Path(options.dataset), options.model, options.methods, Path(options.report)
+    print(evaluate(*places, options.device, options.protocol, options.site))
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from DISYRECore.calibration import calibrate_site
+    from DISYRECore.pipeline import Detector
+
+    detector = Detector(options.model, options.method, options.device)
+    told = {"mask": options.mask, "contrast": options.contrast}
+    print(calibrate_site(detector, options.model, Path(options.healthy), options.site, options.rate, **told))
     return 0
 
 
@@ -92,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disyre {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_detect, _add_train, _add_models, _add_synthesize, _add_evaluate):
+    for add in (_add_detect, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -105,13 +117,14 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, DICOM folder, or folder of scans")
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
     command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
-    command.add_argument("--method", metavar="NAME", help="disyre-v2 (default), disyre or ruler")
+    command.add_argument("--method", metavar="NAME", help="disyre-v2 (default), disyre, dae or ruler")
     command.add_argument("--score", metavar="NAME", help="residual, region or fused; default: the model's own")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     command.add_argument("--batch", type=int, default=16, help="slices at a time (default 16)")
     command.add_argument("--threshold", type=_share, help="on the score shown, 0 to 1; default: the model's own")
     command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
     command.add_argument("--mask", metavar="FILE", help="brain mask; found when not given")
+    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site, see 'disyre calibrate'")
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -149,9 +162,27 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command.add_argument(
         "dataset", metavar="DATASET", help="folder as synthesize writes it, or BraTS, ATLAS, MSLUB, WMH, IXI, BIDS"
     )
-    command.add_argument("--report", required=True, metavar="DIR", help="where metrics.json and the table go")
+    command.add_argument("--report", required=True, metavar="DIR", help="for metrics.json, table and report.html")
     command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
-    command.add_argument("--methods", nargs="+", default=["disyre-v2"], metavar="NAME", help="beside the ruler")
+    methods = "NAME or NAME@MODEL, beside the ruler (default disyre-v2)"
+    command.add_argument("--methods", nargs="+", default=["disyre-v2"], metavar="NAME", help=methods)
+    protocol = "exact (default); disyre, anofpdm or upd to measure a published protocol beside it"
+    command.add_argument("--protocol", default="exact", metavar="NAME", help=protocol)
+    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("calibrate", help="set the thresholds for a site from its own healthy scans")
+    command.set_defaults(run=_calibrate)
+    command.add_argument("healthy", metavar="HEALTHY_FOLDER", help="healthy scans of the site, five or more")
+    command.add_argument("--site", required=True, metavar="NAME", help="name of the site profile")
+    command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
+    command.add_argument("--method", metavar="NAME", help="the model's own when not given")
+    rate = "share of healthy voxels above the threshold (default 0.005)"
+    command.add_argument("--rate", type=_share, default=0.005, help=rate)
+    command.add_argument("--mask", metavar="FOLDER", help="brain masks named as the scans; found when not given")
+    command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 

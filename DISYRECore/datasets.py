@@ -67,6 +67,17 @@ class Case:
             raise DisyreError(f"{self.name}: {error}", error.kind) from error
         return scan, truth if brain is None else truth & brain, brain
 
+    def labels(self) -> list[int]:
+        """Labels other than 0 in the file of the truth, rising; none where there is no file.
+
+        Raises:
+            DisyreError: The file cannot be read.
+        """
+        if self.truth is None:
+            return []
+        found = np.unique(np.rint(read_volume(self.truth).voxels)).astype(int).tolist()
+        return [label for label in found if label not in (0, self.ignored_label)]
+
     def _read_truth(self, grid: Grid) -> np.ndarray:
         if self.truth is None:
             if not self.healthy:

@@ -9,12 +9,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from .errors import DisyreError
-from .volume import Volume
+
+if TYPE_CHECKING:
+    from .volume import Volume
 
 MIDLINE_MM = 5.0
 _TOUCHING = np.ones((3, 3, 3), bool)

@@ -54,7 +54,7 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     Raises:
         DisyreError: Shapes differ or a score is NaN.
     """
-    positives, negatives = _sorted_by_class(scores, labels)
+    positives, negatives = sorted_by_class(scores, labels)
     thresholds, true, false = _counts(positives, negatives)
     return true / (true + false), true / max(positives.size, 1), thresholds
 
@@ -72,7 +72,7 @@ def best_dice(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     Raises:
         DisyreError: Shapes differ or a score is NaN.
     """
-    positives, negatives = _sorted_by_class(scores, labels)
+    positives, negatives = sorted_by_class(scores, labels)
     if not positives.size:
         return np.nan, np.nan
     thresholds, true, false = _counts(positives, negatives)
@@ -102,15 +102,19 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         DisyreError: Shapes differ or a score is NaN.
     """
-    positives, negatives = _sorted_by_class(scores, labels)
+    positives, negatives = sorted_by_class(scores, labels)
     if not positives.size or not negatives.size:
         return np.nan
     below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
     return float(below.mean() / (2 * negatives.size))
 
 
-def _sorted_by_class(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of anomalous and of healthy voxels, each rising; all that the functions above need."""
+def sorted_by_class(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of anomalous and of healthy voxels, each rising; all that the functions above need.
+
+    Raises:
+        DisyreError: Shapes differ or a score is NaN.
+    """
     scores, labels = np.asarray(scores), np.asarray(labels, bool)
     _check_shapes(scores, labels)
     if scores.dtype not in (np.float32, np.float64):
@@ -142,11 +146,12 @@ def _check_shapes(one: np.ndarray, other: np.ndarray) -> None:
 
 
 class LesionCounts(NamedTuple):
-    """Lesions found, lesions there are, and predicted components that touch no lesion, in one volume."""
+    """Lesions found, lesions there are, predicted components that touch no lesion, and all predicted components."""
 
     detected: int
     lesions: int
     false_positives: int
+    findings: int
 
 
 class Froc(NamedTuple):
@@ -225,24 +230,30 @@ def froc(
     """
     falling = np.unique(np.asarray(thresholds, float))[::-1]
     rules = (smallest_lesion_mm3, smallest_finding_mm3, overlap)
-    counts = [_case_counts(*case, falling, *rules) for case in cases]
+    counts = [lesion_ladder(*case, falling, *rules) for case in cases]
     if not counts:
         raise DisyreError("There are no cases to evaluate; give at least one volume with its truth.")
-    detected, lesions, false = np.sum(counts, axis=0, dtype=float).T
+    recall, rate = froc_curve(np.sum(counts, axis=0, dtype=float), len(counts))
+    return Froc(falling, recall, rate, recall_at(fp_rates, rate, recall))
+
+
+def froc_curve(counts: np.ndarray, volumes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lesion recall (NaN without lesions) and false positives per volume from summed `LesionCounts`, (T, 4)."""
+    detected, lesions, false, _ = np.asarray(counts, float).T
     recall = np.divide(detected, lesions, out=np.full_like(detected, np.nan), where=lesions > 0)
-    rate = false / len(counts)
-    return Froc(falling, recall, rate, _recall_at(np.asarray(fp_rates, float), rate, recall))
+    return recall, false / volumes
 
 
-def _case_counts(
+def lesion_ladder(
     score: np.ndarray,
     truth: np.ndarray,
     voxel_ml: float,
     thresholds: np.ndarray,
-    smallest_lesion_mm3: float,
-    smallest_finding_mm3: float,
-    overlap: float,
+    smallest_lesion_mm3: float = 3.0,
+    smallest_finding_mm3: float = 3.0,
+    overlap: float = 0.1,
 ) -> list[LesionCounts]:
+    """`lesion_recall_fp` of one volume at several falling thresholds; the arguments are those of `froc`."""
     _check_shapes(score, truth)
     truth = np.asarray(truth, bool)
     box = _bounding_box((score > thresholds[-1]) | truth)
@@ -267,7 +278,8 @@ def _count_hits(
     components = np.unique(predicted[predicted > 0])
     touching = np.setdiff1d(np.unique(predicted[np.asarray(truth, bool)]), 0)
     found = (sizes > 0) & (hits > 0) & (hits >= overlap * sizes - 1e-9)
-    return LesionCounts(int(found.sum()), int((sizes > 0).sum()), components.size - touching.size)
+    false = components.size - touching.size
+    return LesionCounts(int(found.sum()), int((sizes > 0).sum()), false, components.size)
 
 
 def _large_components(mask: np.ndarray, smallest_voxels: float) -> np.ndarray:
@@ -275,18 +287,26 @@ def _large_components(mask: np.ndarray, smallest_voxels: float) -> np.ndarray:
     labels = np.zeros(mask.shape, np.int32)
     box = _bounding_box(mask)
     ndimage.label(mask[box], _TOUCHING, output=labels[box])
-    small = np.bincount(labels.ravel()) < smallest_voxels * (1 - 1e-6)
+    small = np.bincount(labels.ravel(), minlength=1) < smallest_voxels * (1 - 1e-6)
     labels[small[labels]] = 0
     return labels
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    boxes = ndimage.find_objects(mask.view(np.uint8))
+    boxes = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
     return boxes[0] if boxes else (slice(0),) * mask.ndim
 
 
-def _recall_at(rates: np.ndarray, false_positives: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Interpolates a curve that starts at (0, 0); of several recalls at one rate the last counts."""
+def recall_at(rates: Sequence[float], false_positives: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Recall at rates of false positives per volume, linearly between thresholds from (0, 0) on.
+
+    A threshold is charged the highest rate of itself and all stricter ones; of several recalls at one rate the last
+    counts.
+
+    Args:
+        rates: Asked for.
+        false_positives, recall: Of falling thresholds.
+    """
     charged = np.concatenate([[0.0], np.maximum.accumulate(false_positives)])
     recall = np.concatenate([[0.0], recall])
     last = np.flatnonzero(np.diff(charged, append=np.inf))
@@ -315,15 +335,42 @@ def bootstrap_interval(
     Returns:
         Lower and upper bound; both NaN with fewer than two subjects or no defined draw.
     """
+    return interval(bootstrap_values(statistic, n_subjects, repeats, seed), level)
+
+
+def bootstrap_values(
+    statistic: Callable[[np.ndarray], float], n_subjects: int, repeats: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """A statistic over drawn subjects, (repeats,); of equal arguments the draws are the same for every statistic.
+
+    Values of two methods are thereby paired. Empty with fewer than two subjects.
+    """
     if n_subjects < 2:
-        return np.nan, np.nan
+        return np.empty(0)
     draws = np.random.default_rng(seed).integers(n_subjects, size=(repeats, n_subjects))
-    values = np.array([statistic(draw) for draw in draws], float)
+    return np.array([statistic(draw) for draw in draws], float)
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of drawn values, NaN left out; both bounds NaN without any."""
     values = values[~np.isnan(values)]
     if not values.size:
         return np.nan, np.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def paired_p(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p-value of paired bootstrap values: twice the smaller share of draws in which one is not better.
+
+    The observed sample counts as one draw, so that p is never 0; NaN without draws defined for both.
+    """
+    difference = first - second
+    difference = difference[~np.isnan(difference)]
+    if not difference.size:
+        return np.nan
+    smaller = min((difference <= 0).sum(), (difference >= 0).sum())
+    return float(min(1.0, 2 * (1 + smaller) / (1 + difference.size)))
 
 
 def pooled_ap_bootstrap(
@@ -354,20 +401,17 @@ def pooled_ap_bootstrap(
     Raises:
         DisyreError: Shapes differ or a score is NaN.
     """
-    subjects = [_sorted_by_class(*pair) for pair in zip(per_subject_scores, per_subject_labels, strict=True)]
+    subjects = [sorted_by_class(*pair) for pair in zip(per_subject_scores, per_subject_labels, strict=True)]
     positives = np.concatenate([pair[0] for pair in subjects]) if subjects else np.empty(0)
     if not positives.size:
         return np.nan, np.nan
-    edges = _quantile_edges(positives, bins)
+    edges = quantile_edges(positives, bins)
     counts = np.array([[_falling_counts(values, edges) for values in pair] for pair in subjects])
-
-    def statistic(drawn: np.ndarray) -> float:
-        return _binned_ap(counts[drawn].sum(axis=0))
-
-    return bootstrap_interval(statistic, len(subjects), repeats, seed, level)
+    return bootstrap_interval(lambda draw: binned_ap(counts[draw].sum(axis=0)), len(subjects), repeats, seed, level)
 
 
-def _quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
+def quantile_edges(values: np.ndarray, bins: int) -> np.ndarray:
+    """Rising lower edges of at most `bins` bins that hold about equally many values each, or one value each."""
     distinct = np.unique(values)
     if distinct.size <= bins:
         return distinct
@@ -379,8 +423,9 @@ def _falling_counts(ordered: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return (ordered.size - np.searchsorted(ordered, edges, "left"))[::-1]
 
 
-def _binned_ap(counts: np.ndarray) -> float:
+def binned_ap(counts: np.ndarray) -> float:
+    """Average precision from the anomalous and healthy voxels, (2, bins), that reach each of falling edges."""
     true, false = counts
-    if not true[-1]:
+    if not true.size or not true[-1]:
         return np.nan
     return _step_area(true / np.maximum(true + false, 1), true / true[-1])

@@ -27,6 +27,8 @@ from DISYRECore.model import DEFAULT_MODEL, Model, load_model
 from DISYRECore.networks import pick_device
 from DISYRECore.prepare import PreparedBrain, prepare
 from DISYRECore.restore import Progress, VolumeRestorer, silent
+from DISYRECore.sites import SiteProfile, load_site
+from DISYRECore.standardise import standardise
 from DISYRECore.version import __version__
 from DISYRECore.volume import Volume, read_mask, read_volume
 
@@ -70,9 +72,10 @@ class Detector:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Slices at a time.
         score: ``residual``, ``region`` or ``fused``; the model's own when None.
+        site: Name of a site profile of the model, whose thresholds replace the model's own.
 
     Raises:
-        DisyreError: Unknown model, method or device.
+        DisyreError: Unknown model, method, device or site, or a profile of another model.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Detector:
         device: str = "auto",
         batch: int = 16,
         score: str | None = None,
+        site: str | None = None,
     ) -> None:
         if method is not None and method not in METHODS:
             raise DisyreError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
@@ -89,14 +93,29 @@ class Detector:
         self.model: Model | None = None if method in NEEDS_NO_MODEL else load_model(model, self.device)
         self.method = method or (self.model.description.method if self.model else "ruler")
         self.settings = self._settings(score)
+        self.site = self._profile(model, site)
 
     def _settings(self, score: str | None) -> dict[str, Any]:
         if self.model is None:
             return {}
         settings = dict(self.model.description.settings)
+        denoises = self.model.description.method == "dae"
+        if denoises != (self.method == "dae"):
+            trained = "denoising, so use the method dae" if denoises else "restoration, so do not use the method dae"
+            raise DisyreError(f"The model '{self.model.description.id}' was trained for {trained}.")
         if self.method == "disyre":
             settings = {"score": settings.get("score", "residual")}
         return settings | ({"score": score} if score else {})
+
+    def _profile(self, model: str, name: str | None) -> SiteProfile | None:
+        if name is None:
+            return None
+        if self.model is None:
+            raise DisyreError("The ruler has no model and no site profiles; leave --site out.")
+        profile = load_site(model, name)
+        if not profile.fits(self.model.sha256, self.model.description.normalise, self.method, self.settings):
+            raise DisyreError(f"The site profile '{name}' was made with another model or method; calibrate again.")
+        return profile
 
     @property
     def spacing_mm(self) -> float:
@@ -106,18 +125,31 @@ class Detector:
     def restoration(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
         """Runs the method on the model grid; also returns warnings.
 
-        The score is smoothed by a 3 x 3 x 3 median, the same for every method.
+        The score is smoothed by a 3 x 3 x 3 median, the same for every method, and brought to the model's scale.
         """
+        made, warnings = self.unsmoothed(brain, progress)
+        return Restoration(self.standardise(smooth(made.score), brain), made.restored), warnings
+
+    def standardise(self, score: torch.Tensor, brain: PreparedBrain) -> torch.Tensor:
+        """A score map (Z, Y, X) on the scale that the model asks for, 0 outside the brain."""
+        how = self.model.description.normalise if self.model else "none"
+        mask = brain.tensors()[1]
+        return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
+
+    def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
+        """What the method itself makes of a brain, without any post-processing; also returns warnings."""
         x, mask = brain.tensors()
         restore = None
         if self.model is not None:
             calls = evaluations(self.method, self.settings)
             restore = VolumeRestorer(self.model.network, self.batch, calls, progress)
         made = METHODS[self.method](restore, x, mask, **self.settings)
-        return Restoration(smooth(made.score) * mask, made.restored), restore.warnings if restore else []
+        return made, restore.warnings if restore else []
 
     def shown(self, contrast: str) -> tuple[float, float]:
         """Score that is shown as 1, and the default threshold on the score shown, for a contrast."""
+        if self.site and contrast in self.site.thresholds:
+            return self.site.shown(contrast)
         if self.model is None or not self.model.description.score_scale:
             return 1.0, 0.5
         description = self.model.description
@@ -162,7 +194,7 @@ class Detector:
         with clock("findings"):
             cut = usual if threshold is None else threshold
             labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
-        record = self._record(brain, cut, smallest_ml, clock.seconds, warnings)
+        record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._site_warnings(brain)])
         return Detection(
             scan=volume,
             score=score,
@@ -173,6 +205,13 @@ class Detector:
             threshold=cut,
             record=record,
         )
+
+    def _site_warnings(self, brain: PreparedBrain) -> list[str]:
+        if self.site is None:
+            return []
+        if brain.contrast in self.site.thresholds:
+            return [f"Site profile: {doubt}" for doubt in self.site.thresholds[brain.contrast].warnings]
+        return [f"The site profile has no {brain.contrast} scans: the model's own threshold was used."]
 
     def _record(
         self, brain: PreparedBrain, threshold: float, smallest_ml: float, seconds: dict[str, float], warnings: list[str]
@@ -186,6 +225,7 @@ class Detector:
             "model_version": self.model.description.version if self.model else None,
             "model_sha256": self.model.sha256 if self.model else None,
             "method": self.method,
+            "site": self.site.site if self.site else None,
             "settings": self.settings,
             "device": str(self.device),
             "score_scale": self.shown(brain.contrast)[0],

@@ -10,6 +10,7 @@ from torch import Tensor
 from DISYRECore.errors import DisyreError
 from DISYRECore.intensity import expand
 from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, Restore, disyre, disyre_v2, evaluations, ruler
+from DISYRECore.methods.dae import coarse_noise
 from DISYRECore.schedule import severity_of, step_of
 
 SHAPE = (5, 12, 10)
@@ -157,6 +158,7 @@ def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupte
         ("disyre-v2", {"severities": (0.1, 0.9)}),
         ("disyre", {}),
         ("disyre", {"steps": 7}),
+        ("dae", {}),
         ("ruler", {}),
     ],
 )
@@ -229,3 +231,34 @@ def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
     assert torch.equal(calls[2], x.flip(2))
     assert torch.allclose(plain.score, both.score)
     assert torch.allclose(plain.restored, both.restored)
+
+
+def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:
+    watched = Recorder(corrupted.oracle)
+    made = METHODS["dae"](watched, corrupted.x, corrupted.mask)
+    restored, _ = corrupted.oracle(corrupted.x, 0)
+    assert watched.steps == [0]
+    assert torch.equal(made.score, (corrupted.x - restored).abs() * corrupted.mask)
+
+
+def test_coarse_noise_has_its_strength_and_grain_and_stays_in_the_brain() -> None:
+    image, mask = torch.zeros(64, 3, 128, 112), torch.zeros(64, 3, 128, 112, dtype=torch.bool)
+    mask[..., 10:120, 8:100] = True
+    noisy = coarse_noise(image, mask, torch.Generator().manual_seed(0))
+    assert not noisy[~mask].any()
+    assert torch.equal(noisy[:, 0], noisy[:, 2])
+    inside = noisy[:, 0, 12:118, 10:98]
+    assert abs(inside.mean()) < 0.01
+    assert 0.5 * 0.2 < inside.std() < 0.8 * 0.2
+    neighbour, far = ((inside[..., n:] * inside[..., :-n]).mean() / inside.var() for n in (1, 24))
+    assert neighbour > 0.95
+    assert abs(far) < 0.1
+
+
+def test_coarse_noise_is_replayed_and_fits_any_shape() -> None:
+    for shape in ((2, 1, 128, 128), (3, 3, 96, 70), (1, 1, 9, 200)):
+        image, mask = random(*shape), torch.ones(shape, dtype=torch.bool)
+        first, second = (coarse_noise(image, mask, torch.Generator().manual_seed(5)) for _ in range(2))
+        assert first.shape == shape
+        assert torch.equal(first, second)
+        assert not torch.equal(first, image)

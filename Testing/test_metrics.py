@@ -90,7 +90,7 @@ def test_diagonal_voxels_are_one_lesion_and_one_false_positive() -> None:
     for i in range(3):
         truth[1 + i, 1 + i, 1 + i] = 1
         score[7 + i, 7 + i, 9 - i] = 1
-    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001) == (0, 1, 1)
+    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001) == (0, 1, 1, 1)
 
 
 @pytest.mark.parametrize(("voxels", "detected"), [(1, 0), (2, 1)])
@@ -101,9 +101,9 @@ def test_a_tenth_of_a_lesion_makes_it_detected(voxels: int, detected: int) -> No
     truth[6, 2, 4] = 1
     score[6, 2, 2 : 2 + voxels] = 1
     counts = metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_finding_mm3=0)
-    assert counts == (detected, 2, 0)
+    assert counts == (detected, 2, 0, 1)
     any_voxel = metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_finding_mm3=0, overlap=0)
-    assert any_voxel == (1, 2, 0)
+    assert any_voxel == (1, 2, 0, 1)
 
 
 def test_small_lesions_and_findings_are_left_out_but_never_false_positives() -> None:
@@ -113,15 +113,15 @@ def test_small_lesions_and_findings_are_left_out_but_never_false_positives() -> 
     score[10, 10, 8:14] = 1
     score[16, 16, 4:8] = 1
     score[16, 4, 16] = 1
-    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001) == (1, 1, 1)
-    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_lesion_mm3=0) == (2, 2, 1)
-    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_finding_mm3=0) == (1, 1, 2)
-    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.008, smallest_finding_mm3=33) == (2, 2, 0)
+    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001) == (1, 1, 1, 3)
+    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_lesion_mm3=0) == (2, 2, 1, 3)
+    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.001, smallest_finding_mm3=0) == (1, 1, 2, 4)
+    assert metrics.lesion_recall_fp(score, truth, 0.5, 0.008, smallest_finding_mm3=33) == (2, 2, 0, 2)
 
 
 def test_empty_volumes_count_nothing() -> None:
     nothing = np.zeros((4, 4, 4))
-    assert metrics.lesion_recall_fp(nothing, nothing, 0.5, 0.001) == (0, 0, 0)
+    assert metrics.lesion_recall_fp(nothing, nothing, 0.5, 0.001) == (0, 0, 0, 0)
 
 
 def cubes(*corners_and_scores: tuple[int, float]) -> np.ndarray:
@@ -192,3 +192,27 @@ def test_pooled_bootstrap_equals_sorting_every_draw(n: int) -> None:
 
 def test_pooled_bootstrap_without_anomalies_is_undefined() -> None:
     assert np.isnan(metrics.pooled_ap_bootstrap([np.ones(3)] * 3, [np.zeros(3)] * 3)).all()
+
+
+def test_paired_p_is_that_of_a_clear_and_of_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    skill = rng.normal(size=40)
+    better, same = skill + 0.5 + 0.2 * rng.normal(size=40), skill + 0.2 * rng.normal(size=40)
+
+    def drawn(values: np.ndarray) -> np.ndarray:
+        return metrics.bootstrap_values(lambda draw: float(values[draw].mean()), 40, 999)
+
+    assert metrics.paired_p(drawn(better), drawn(skill)) == pytest.approx(2 / 1000)
+    assert metrics.paired_p(drawn(same), drawn(skill)) > 0.05
+    assert metrics.paired_p(drawn(skill), drawn(skill)) == 1
+    assert math.isnan(metrics.paired_p(np.empty(0), np.empty(0)))
+
+
+def test_paired_p_is_calibrated_where_methods_are_equal() -> None:
+    rng = np.random.default_rng(1)
+    p = []
+    for _ in range(200):
+        difference = rng.normal(size=30)
+        drawn = metrics.bootstrap_values(lambda draw, d=difference: float(d[draw].mean()), 30, 200)
+        p.append(metrics.paired_p(drawn, np.zeros(200)))
+    assert 0.01 < np.mean(np.array(p) < 0.05) < 0.12

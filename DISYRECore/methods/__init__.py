@@ -10,20 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from DISYRECore.methods.dae import dae
 from DISYRECore.methods.disyre import disyre, disyre_v2
 from DISYRECore.methods.restoration import Restoration, Restore
 from DISYRECore.methods.ruler import ruler
 
-METHODS: dict[str, Callable[..., Restoration]] = {"disyre-v2": disyre_v2, "disyre": disyre, "ruler": ruler}
+METHODS: dict[str, Callable[..., Restoration]] = {
+    "disyre-v2": disyre_v2,
+    "disyre": disyre,
+    "dae": dae,
+    "ruler": ruler,
+}
 NEEDS_NO_MODEL = ("ruler",)
 
-__all__ = ["METHODS", "NEEDS_NO_MODEL", "Restoration", "Restore", "disyre", "disyre_v2", "ruler"]
+__all__ = ["METHODS", "NEEDS_NO_MODEL", "Restoration", "Restore", "dae", "disyre", "disyre_v2", "ruler"]
 
 
 def evaluations(method: str, settings: dict[str, Any]) -> int:
     """How often a method calls `restore`; for progress."""
     if method in NEEDS_NO_MODEL:
         return 0
+    if method == "dae":
+        return 1
     if method == "disyre":
         return int(settings.get("steps", 4))
     return len(settings.get("severities", range(4))) * (1 + bool(settings.get("mirror")))

@@ -1,6 +1,6 @@
 """Sets the thresholds of a trained restoration model from healthy scans.
 
-    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005]
+    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005] [--normalise robust]
 
 T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
 no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17.
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from DISYRECore.anatomy import load_anatomies
 from DISYRECore.calibration import healthy_threshold, write_thresholds
+from DISYRECore.model import read_description
 from DISYRECore.pipeline import Detector
 from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.standardise import NORMALISATIONS
 from DISYRECore.testset import synthesise_case
 from DISYRECore.volume import find_scans, read_volume
 
@@ -44,13 +47,17 @@ def main() -> None:
     parser.add_argument("labelmaps", type=Path)
     parser.add_argument("--t1", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=0.005)
+    parser.add_argument("--normalise", choices=NORMALISATIONS, help="the model's own when not given")
     options = parser.parse_args()
+    how = options.normalise or read_description(options.model).normalise
     detector = Detector(str(options.model), device="cpu")
+    assert detector.model
+    detector.model = replace(detector.model, description=replace(detector.model.description, normalise=how))
     brains = {"T1": real(options.t1, detector.spacing_mm)}
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
     thresholds = {name: healthy_threshold(detector, scans, options.rate) for name, scans in brains.items()}
-    write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic")
+    write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
     print(thresholds)
 
 
