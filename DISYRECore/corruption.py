@@ -163,7 +163,7 @@ def _draw_anomaly(
     bias = sign * uniform() ** settings.bias_power
     return AnomalyParameters(
         active=active & mask.flatten(1).any(1),
-        shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm),
+        shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
         family=family,
         alpha=uniform(),
         source=torch.randperm(b, generator=generator, device=device),

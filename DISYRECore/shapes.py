@@ -91,9 +91,14 @@ class ShapeParameters:
 
 
 def draw_shapes(
-    bank: ShapeBank, centre: Tensor, generator: Generator, sizes: str = "wide", largest_mm: float = 70.0
+    bank: ShapeBank,
+    centre: Tensor,
+    generator: Generator,
+    sizes: str = "wide",
+    smallest_mm: float = 4.0,
+    largest_mm: float = 70.0,
 ) -> ShapeParameters:
-    """Draws one shape for every centre (B, 3), with a diameter of at most about `largest_mm` where sizes are wide."""
+    """Draws one shape for every centre (B, 3); where sizes are wide, with a diameter within about these limits."""
     b, device = len(centre), centre.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -104,7 +109,7 @@ def draw_shapes(
     if sizes == "published":
         sides, area = uniform(9.5, 44.5, 2).round(), _area_quantile(uniform(0, 1)) * WINDOW_MM**2
     else:
-        diameter = (math.log(4.0) + uniform(0, 1) * math.log(largest_mm / 4.0)).exp()
+        diameter = smallest_mm * (largest_mm / smallest_mm) ** uniform(0, 1)
         stretch = uniform(-0.35, 0.35).exp()
         sides = torch.stack([diameter * stretch, diameter / stretch], 1)
         area = math.pi / 4 * diameter**2

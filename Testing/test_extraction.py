@@ -68,13 +68,21 @@ def test_the_depth_map_of_a_ball_is_its_depth() -> None:
     np.testing.assert_allclose(depth[near], 2.0 * (10 - radius[near]), atol=2.0)
 
 
-def test_heads_come_with_their_brain(task: ExtractionTask) -> None:
+def test_heads_come_with_their_brain(task: ExtractionTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "NO_HEAD", 0.0)
     heads = task.make(4, 0)
     assert heads.image.shape == heads.depth_mm.shape == (4, 32, 40, 32)
     assert 0 <= heads.image.min() <= heads.image.max() <= 1
     assert heads.depth_mm.abs().max() <= LIMIT_MM
     share = (heads.depth_mm > 0).float().mean((1, 2, 3))
     assert ((share > 0.05) & (share < 0.7)).all()
+
+
+def test_some_samples_hold_no_head(task: ExtractionTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "NO_HEAD", 1.0)
+    heads = task.make(4, 0)
+    assert (heads.depth_mm == -LIMIT_MM).all()
+    assert (heads.image.flatten(1).std(1) > 0.01).all()
 
 
 def test_the_same_seed_gives_the_same_heads(task: ExtractionTask) -> None:

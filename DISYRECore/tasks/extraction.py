@@ -18,7 +18,7 @@ from DISYRECore.intensity import expand
 from DISYRECore.model import ModelDescription
 from DISYRECore.networks import mixed_precision
 from DISYRECore.recipe import TrainingSettings
-from DISYRECore.shapes import make_shape_bank
+from DISYRECore.shapes import draw_shapes, make_shape_bank, render_shapes
 from DISYRECore.synthesis import Lattice, ScanParameters, draw_scan, lookup, positions, render_scan, rotation
 
 HEAD_MM = (232, 248, 200)
@@ -27,6 +27,7 @@ CLOSING_MM = 5.0
 STEP_MM = 0.125
 TILT = 0.25
 SHIFT_MM = 20.0
+NO_HEAD = 0.06
 NEAR_MM, FAR_WEIGHT = 4.0, 0.15
 VALIDATION_HEADS, VALIDATION_SEED = 9, 10_000_019
 LESIONS = CorruptionSettings(families={"fpi": 0.2, "dag": 0.2, "flat": 0.6}, anomalies=(0.5, 0.3, 0.2), anywhere=True)
@@ -76,10 +77,26 @@ class SyntheticHeads:
         brain = depth > 0
         drawn = draw_corruption(self.shapes, brain, self.lattice.spacing_mm, g, LESIONS)
         sick = apply_corruption(self.shapes, scan.image, brain, drawn, self.lattice.spacing_mm, LESIONS).image
-        image = thick(expand(sick.clamp(max=0.99)), g)
+        is_none = torch.rand((count, 1, 1, 1), generator=g, device=depth.device) < NO_HEAD
+        depth = torch.where(is_none, -LIMIT_MM, depth)
+        image = torch.where(is_none, self._things(count, g), expand(sick.clamp(max=0.99)))
+        image = thick(image, g)
         image = normalise_head(image * field_of_view(image, g))
         power = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=g, device=image.device))
         return Heads(image**power, depth)
+
+    def _things(self, count: int, generator: Generator) -> Tensor:
+        """What is no head: a few bodies of any brightness one in the other, or next to nothing, and noise."""
+        device = self.depth.device
+        image = torch.zeros((count, *self.lattice.shape), device=device)
+        for diameter_mm in (260.0, 180.0, 90.0):
+            centre = 40 * torch.randn((count, 3), generator=generator, device=device)
+            shape = draw_shapes(self.shapes, centre, generator, largest_mm=diameter_mm, smallest_mm=0.3 * diameter_mm)
+            body = render_shapes(self.shapes, shape, self.lattice.shape, self.lattice.spacing_mm)
+            level = torch.rand((count, 1, 1, 1), generator=generator, device=device)
+            image = torch.lerp(image, level.expand_as(image), body)
+        noise = torch.rand((count, 1, 1, 1), generator=generator, device=device).square()
+        return (image + noise * torch.randn(image.shape, generator=generator, device=device)).clamp(min=0)
 
     def _parameters(self, count: int, seed: int) -> ScanParameters:
         """Scans of whole heads that are tilted and shifted more than the slabs of stripped brains."""
@@ -163,6 +180,8 @@ class ExtractionTask:
             with mixed_precision(self.device):
                 seen = network(heads.image) > 0
             truth = heads.depth_mm > 0
+            if not truth.any():
+                continue
             scores.append(2 * float((seen & truth).sum()) / float(seen.sum() + truth.sum()))
         return {"dice": float(np.mean(scores)), "worst_dice": min(scores)}
 
