@@ -233,12 +233,13 @@ def _told(contrast: str, one: SiteThreshold, rate: float) -> str:
 
 
 def write_thresholds(
-    folder: Path, thresholds: dict[str, float], rate: float, source: str, normalise: str = "none"
+    folder: Path, thresholds: dict[str, float], rate: float, source: str, normalise: dict[str, str] | None = None
 ) -> None:
     """Stores calibrated thresholds (per contrast, score before it is shown) in a model's description.
 
     A region score is a probability and shown as it is; others are scaled so that every threshold is shown at
     `sites.SHOWN_THRESHOLD`. `normalise` is what the scores were standardised with.
+    Thresholds are rounded to the step of the panel's slider, so that panel and command line agree.
     """
     description = read_description(folder)
     kind = str(description.settings.get("score", "residual"))
@@ -246,9 +247,9 @@ def write_thresholds(
     scaled = replace(
         description,
         score_scale=scale,
-        thresholds={contrast: round(value / scale[contrast], 4) for contrast, value in thresholds.items()},
+        thresholds={contrast: round(value / scale[contrast], 2) for contrast, value in thresholds.items()},
         false_positive_rate=rate,
-        normalise=normalise,
+        normalise=normalise or {},
         training={**description.training, "calibration": source},
     )
     write_text(scaled.to_json(), folder / DESCRIPTION)

@@ -512,7 +512,7 @@ def _identity(detector: Detector) -> dict[str, Any]:
         "method": detector.method,
         "model": model.description.id if model else None,
         "model_sha256": model.sha256 if model else None,
-        "normalise": model.description.normalise if model else "none",
+        "normalise": model.description.normalise if model else {},
         "nominal_rate": model.description.false_positive_rate if model else None,
         "settings": detector.settings,
         "site": detector.site.site if detector.site else None,

@@ -132,7 +132,7 @@ class Detector:
 
     def standardise(self, score: torch.Tensor, brain: PreparedBrain) -> torch.Tensor:
         """A score map (Z, Y, X) on the scale that the model asks for, 0 outside the brain."""
-        how = self.model.description.normalise if self.model else "none"
+        how = self.model.description.normalise.get(brain.contrast, "none") if self.model else "none"
         mask = brain.tensors()[1]
         return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
 

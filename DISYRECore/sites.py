@@ -47,7 +47,7 @@ class SiteProfile:
         model, model_sha256: What the thresholds belong to.
         method: Likewise.
         settings: Of the method.
-        normalise: See `standardise.NORMALISATIONS`.
+        normalise: See `model.ModelDescription`.
         rate: Share of healthy voxels above the thresholds.
         thresholds: By contrast.
         disyre: Version.
@@ -58,12 +58,12 @@ class SiteProfile:
     model_sha256: str
     method: str
     settings: dict[str, Any]
-    normalise: str
+    normalise: dict[str, str]
     rate: float
     thresholds: dict[str, SiteThreshold] = field(default_factory=dict)
     disyre: str = ""
 
-    def fits(self, model_sha256: str, normalise: str, method: str, settings: dict[str, Any]) -> bool:
+    def fits(self, model_sha256: str, normalise: dict[str, str], method: str, settings: dict[str, Any]) -> bool:
         """Whether the thresholds belong to this model, method and settings."""
         own = (self.model_sha256, self.normalise, self.method, self.settings)
         return own == (model_sha256, normalise, method, json.loads(json.dumps(settings)))

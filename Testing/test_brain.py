@@ -72,9 +72,7 @@ def rendered(contrast: str, noise: float = 3.0) -> Volume:
     random = np.random.default_rng(0)
     bias = 1 + 0.2 * ndimage.zoom(random.uniform(-1, 1, (3, 3, 3)), np.array(image.shape) / 3, order=1)
     image = ndimage.gaussian_filter(image, 0.5) * bias
-    return Volume(
-        np.abs(image + random.normal(0, noise, image.shape)).astype(np.float32), average_head().affine
-    )
+    return Volume(np.abs(image + random.normal(0, noise, image.shape)).astype(np.float32), average_head().affine)
 
 
 def moved(contrast: str, motion: np.ndarray, slice_mm: float = 2.0) -> tuple[Volume, np.ndarray]:
@@ -153,9 +151,7 @@ def test_stripped_slab_stays_stripped():
 
 def test_noise_and_small_blobs_are_not_stripped():
     random = np.random.default_rng(0)
-    assert not is_stripped(
-        Volume(random.normal(size=(60, 60, 60)).astype(np.float32), np.diag([3, 3, 3, 1.0]))
-    )
+    assert not is_stripped(Volume(random.normal(size=(60, 60, 60)).astype(np.float32), np.diag([3, 3, 3, 1.0])))
     blob = np.zeros((60, 60, 60), np.float32)
     blob[20:40, 20:40, 20:40] = 1
     assert not is_stripped(Volume(blob, np.diag([2, 2, 2, 1.0])))
@@ -172,9 +168,7 @@ def test_noise_and_small_blobs_are_not_stripped():
         ("FLAIR", pose(pitch=5, roll=-8), 4.0, ORIENTATIONS[43]),
     ],
 )
-def test_brain_is_extracted_from_a_head_of_any_contrast_pose_and_grid(
-    contrast, motion, slice_mm, orientation
-):
+def test_brain_is_extracted_from_a_head_of_any_contrast_pose_and_grid(contrast, motion, slice_mm, orientation):
     scan, truth = moved(contrast, motion, slice_mm)
     truth = oriented(Volume(truth, scan.affine), *orientation).voxels
     scan = oriented(scan, *orientation)

@@ -29,6 +29,7 @@ from DISYRECore.tasks.restoration import (
     RestorationTask,
     SyntheticBatches,
     restoration_loss,
+    slice_dice_loss,
 )
 from DISYRECore.training import CHECKPOINT, Trainer
 
@@ -239,6 +240,17 @@ def test_validation_rewards_the_perfect_network(labelmaps: Path, tmp_path: Path)
     assert scores["removed"] == pytest.approx(1, abs=1e-6)
     assert scores["ap_region"] == pytest.approx(1)
     assert scores["ap_residual"] > 5 * float(batch.region[batch.mask].float().mean())
+
+
+def test_small_regions_count_like_large_ones() -> None:
+    region = torch.zeros(3, 20, 20, dtype=torch.bool)
+    region[0, :2, :2] = region[1, :16, :16] = True
+    perfect = slice_dice_loss(region.float(), region)
+    without_small = slice_dice_loss(region.float() * torch.tensor([0.0, 1.0, 1.0]).view(3, 1, 1), region)
+    without_large = slice_dice_loss(region.float() * torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1), region)
+    assert perfect == 0
+    assert float(without_small) == pytest.approx(float(without_large), abs=0.15)
+    assert slice_dice_loss(torch.rand(3, 20, 20), torch.zeros_like(region)) == 0
 
 
 def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_bank: ShapeBank) -> None:

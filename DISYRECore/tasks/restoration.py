@@ -91,7 +91,7 @@ def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
 
 
 def restoration_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> tuple[Tensor, dict[str, float]]:
-    """Squared error of the restored slice plus cross-entropy of the region, both over brain voxels."""
+    """Squared error of the restored slice, cross-entropy and `slice_dice_loss` of the region, over brain voxels."""
     with mixed_precision(batch.corrupted.device):
         restored, logit = network(batch.corrupted, batch.step)
     brain = batch.mask
@@ -100,9 +100,18 @@ def restoration_loss(network: nn.Module, batch: Batch, settings: TrainingSetting
     parts = {"error": float(error.detach())}
     if logit is not None:
         region = F.binary_cross_entropy_with_logits(logit.float()[brain], batch.region[brain].float())
-        loss = loss + settings.region_weight * region
-        parts["region"] = float(region.detach())
+        overlap = slice_dice_loss(torch.sigmoid(logit.float()) * brain, batch.region)
+        loss = loss + settings.region_weight * region + settings.dice_weight * overlap
+        parts |= {"region": float(region.detach()), "dice": 1 - float(overlap.detach())}
     return loss, parts
+
+
+def slice_dice_loss(probability: Tensor, region: Tensor) -> Tensor:
+    """1 - soft Dice coefficient, mean over the slices (B, Y, X) with a region: small ones count like large ones."""
+    both = (probability * region).sum((1, 2))
+    dice = (2 * both + 1) / (probability.sum((1, 2)) + region.sum((1, 2)) + 1)
+    seen = region.flatten(1).any(1)
+    return 1 - (dice * seen).sum() / seen.sum() if seen.any() else both.sum() * 0
 
 
 class RestorationTask:

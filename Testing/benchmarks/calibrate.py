@@ -1,6 +1,6 @@
 """Sets the thresholds of a trained restoration model from healthy scans.
 
-    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005] [--normalise robust]
+    python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005] [--normalise T1=robust ...]
 
 T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
 no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17.
@@ -47,9 +47,11 @@ def main() -> None:
     parser.add_argument("labelmaps", type=Path)
     parser.add_argument("--t1", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=0.005)
-    parser.add_argument("--normalise", choices=NORMALISATIONS, help="the model's own when not given")
+    how = f"CONTRAST=NAME, names: {', '.join(NORMALISATIONS)}; the model's own when not given"
+    parser.add_argument("--normalise", nargs="+", metavar="CONTRAST=NAME", help=how)
     options = parser.parse_args()
-    how = options.normalise or read_description(options.model).normalise
+    own = read_description(options.model).normalise
+    how = dict(one.split("=", 1) for one in options.normalise) if options.normalise else own
     detector = Detector(str(options.model), device="cpu")
     assert detector.model
     detector.model = replace(detector.model, description=replace(detector.model.description, normalise=how))

@@ -28,10 +28,10 @@ from DISYRECore.metrics import average_precision
 from DISYRECore.model import load_model
 from DISYRECore.pipeline import Detector, smooth
 from DISYRECore.prepare import PreparedBrain, prepare
-from DISYRECore.restore import VolumeRestorer
-from DISYRECore.testset import write_test_set
 from DISYRECore.recipe import read_config
+from DISYRECore.restore import VolumeRestorer
 from DISYRECore.tasks.restoration import Batch
+from DISYRECore.testset import write_test_set
 from DISYRECore.training import Trainer
 from DISYRECore.volume import Volume, find_scans, read_volume, resample
 

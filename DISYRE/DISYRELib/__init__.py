@@ -1,0 +1,1 @@
+"""Helpers of the DISYRE module; nothing heavy is imported before it is used."""

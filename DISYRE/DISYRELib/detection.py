@@ -1,0 +1,157 @@
+"""A detection as scripts and the panel ask for it: run, import, find, show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DISYRECore.errors import DisyreError
+from DISYRELib.client import ENDINGS, WorkerClient
+from DISYRELib.options import Show
+from DISYRELib.run import Run, Settings
+
+SMALLEST_ML = 0.1
+HEAT_OPACITY = 0.6
+PAUSE_S = 0.005
+
+
+class Detection:
+    """Goes from a volume to a result in the scene.
+
+    The import is done in small steps, between which the application answers.
+
+    Args:
+        client: Runs the worker.
+        volume: The input.
+        model: Id or folder, or ``auto``.
+        threshold: The model's own when None.
+        listener: Gets every event, or None.
+        options: See `DISYRELogic.detect`.
+
+    Attributes:
+        last: The event that ended it; empty as long as it runs.
+    """
+
+    def __init__(
+        self, client: WorkerClient, volume, model: str, threshold: float | None, listener, options: dict
+    ) -> None:
+        self.volume, self.threshold, self.listener = volume, threshold, listener
+        self.smallest_ml = options.pop("smallestFinding", SMALLEST_ML)
+        self.score, self.segmentation = options.pop("score", None), options.pop("segmentation", None)
+        self.with_restored = bool(options.pop("withRestored", False))
+        self.last: dict = {}
+        self.run = Run(client, volume, Settings(model=model, **options), self._on_event)
+
+    @property
+    def running(self) -> bool:
+        """Whether it is not over yet."""
+        return not self.last
+
+    def cancel(self) -> None:
+        """Stops it within three seconds; the scene stays as it was."""
+        self.run.stop()
+
+    def wait(self):
+        """Returns the result once it is there, while the application stays alive.
+
+        Raises:
+            DisyreError: It failed or was cancelled.
+        """
+        wait_until(lambda: self.last)
+        return _or_raise(self.last)["result"]
+
+    def _on_event(self, event: dict) -> None:
+        if event["event"] == "result":
+            self._tell({"event": "stage", "name": "import"})
+            self._step(self._import(event))
+        elif event["event"] in ENDINGS:
+            self._finish(event)
+        else:
+            self._tell(event)
+
+    def _tell(self, event: dict) -> None:
+        if self.listener is not None:
+            self.listener(event)
+
+    def _finish(self, event: dict) -> None:
+        self.run.close()
+        self.last = event
+        self._tell(event)
+
+    def _step(self, steps: Generator) -> None:
+        """Takes one step of the import and lets the application work before the next."""
+        try:
+            if self.run.reason:
+                steps.close()
+                return self._finish({"event": "cancelled", "message": self.run.reason})
+            next(steps)
+        except StopIteration as stop:
+            return self._finish(stop.value)
+        except (OSError, ValueError, MemoryError, RuntimeError) as error:
+            sentence = _("The result cannot be added to the scene ({reason}); free memory and detect again.")
+            return self._finish({"event": "error", "kind": "internal", "message": sentence.format(reason=error)})
+        return qt.QTimer.singleShot(0, lambda: self._step(steps))
+
+    def _import(self, event: dict) -> Generator:
+        from DISYRELib import scene
+
+        made: list = []
+        try:
+            yield
+            outcome = (self.volume, event, self.score, self.segmentation, self.with_restored)
+            result = yield from scene.import_steps(*outcome, made)
+            threshold = result.default_threshold if self.threshold is None else self.threshold
+            yield update_findings(result, threshold, self.smallest_ml)
+            scene.show_in_views(result)
+            scene.paint(result, threshold, HEAT_OPACITY, Show.BOTH)
+            return {**event, "result": result, "used_threshold": threshold}
+        except BaseException:
+            scene.remove(made)
+            raise
+
+
+def update_findings(result, threshold: float, smallest_ml: float) -> bool:
+    """Brings table and segment in line with a threshold; the segment is left alone when it was edited by hand.
+
+    Returns:
+        Whether the segment was written.
+    """
+    from DISYRELib import scene
+
+    labels, corner, rows = scene.find(result, threshold, smallest_ml)
+    scene.write_rows(result, rows)
+    if scene.is_edited(result.segmentation):
+        return False
+    scene.write_segment(result, labels, corner, rows)
+    return True
+
+
+def ask(client: WorkerClient, request: dict) -> dict:
+    """Sends a request and waits for its last event, while the application stays alive.
+
+    Raises:
+        DisyreError: It failed or was cancelled, or another one is running.
+    """
+    if client.busy:
+        raise DisyreError(_("A detection is running; wait for it or cancel it."), "busy")
+    endings: list[dict] = []
+    client.request(request, lambda event: endings.append(event) if event["event"] in ENDINGS else None)
+    wait_until(lambda: endings or not client.busy)
+    return _or_raise(endings[0] if endings else {"event": "cancelled"})
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    """Lets the application work until something holds."""
+    while not done():
+        slicer.app.processEvents()
+        time.sleep(PAUSE_S)
+
+
+def _or_raise(event: dict) -> dict:
+    if event["event"] != "result":
+        raise DisyreError(event.get("message", _("Cancelled.")), event.get("kind", "cancelled"))
+    return event

@@ -1,0 +1,79 @@
+"""Takes a result out of the scene: images and report."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from DISYRECore.errors import DisyreError
+from DISYRELib.run import export_volume
+from DISYRELib.scene import SEGMENT_ID, rows_of
+
+
+def export_images(result, folder: str) -> str:
+    """Writes the score and the segment as NIfTI files; returns their names.
+
+    Raises:
+        DisyreError: They cannot be written.
+    """
+    score, mask = Path(folder) / "score.nii.gz", Path(folder) / "anomalies.nii.gz"
+    _write(result.score, score)
+    inside = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, SEGMENT_ID, result.score)
+    copy = slicer.vtkMRMLScalarVolumeNode()
+    slicer.util.updateVolumeFromArray(copy, inside.astype(np.uint8))
+    copy.CopyOrientation(result.score)
+    _write(copy, mask)
+    return f"{score.name}, {mask.name}"
+
+
+def _write(volume, path: Path) -> None:
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    if not storage.WriteData(volume) or not path.is_file():
+        raise DisyreError(_("Nothing can be written to {folder}; choose another folder.").format(folder=path.parent))
+
+
+def save_report(logic, result, path: str, threshold: float, smallest_ml: float) -> None:
+    """Has the worker write the report at a threshold, with the findings that are kept.
+
+    Raises:
+        DisyreError: It could not be made or written.
+    """
+    if result.input is None:
+        raise DisyreError(_("The volume of this result is no longer in the scene; the report needs it."))
+    with tempfile.TemporaryDirectory(prefix="disyre-", ignore_cleanup_errors=True) as scratch:
+        request = _report_request(result, Path(scratch), threshold, smallest_ml)
+        report = logic.request(request)["report"]
+        try:
+            shutil.copyfile(report, path)
+        except OSError as error:
+            raise DisyreError(
+                _("The report cannot be written to {path}; choose another place.").format(path=path)
+            ) from error
+
+
+def _report_request(result, folder: Path, threshold: float, smallest_ml: float) -> dict:
+    export_volume(result.input, folder / "scan.nrrd")
+    arrays = {"score": result.score, "brain": result.levels, "restored": result.restored}
+    paths = {name: folder / f"{name}.npy" for name, node in arrays.items() if node is not None}
+    for name, path in paths.items():
+        np.save(path, slicer.util.arrayFromVolume(arrays[name]), allow_pickle=False)
+    record = result.record
+    scan = record.get("scan", {})
+    return {
+        "command": "report",
+        "input": str(folder / "scan.nrrd"),
+        "output": str(folder),
+        "title": "MRI",
+        "threshold": threshold,
+        "smallest_ml": smallest_ml,
+        "keep": [row.number for row in rows_of(result) if row.kept],
+        "settings": {key: record.get(key) for key in ("disyre", "model", "model_version", "model_sha256", "method")},
+        "quality": [*scan.get("flags", []), *record.get("warnings", [])],
+        **{name: str(path) for name, path in paths.items()},
+    }

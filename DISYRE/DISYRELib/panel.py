@@ -1,0 +1,457 @@
+"""What the panel of the module does: parameters in, events out, nothing computed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DISYRECore.errors import DisyreError
+from DISYRELib import models
+from DISYRELib.checks import ROLE, hint_about, problem_with
+from DISYRELib.client import ENDINGS, timer
+from DISYRELib.detection import update_findings
+from DISYRELib.findings_table import FindingsTable
+from DISYRELib.install import Installer
+from DISYRELib.options import MaskMode, Show
+
+FOLLOW_MS = 250
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+STAGES = {
+    "load": "Loading the model",
+    "read": "Reading the scan",
+    "prepare": "Finding the brain",
+    "restore": "Restoring",
+    "map back": "Mapping back",
+    "findings": "Collecting findings",
+    "write": "Finishing",
+    "import": "Adding the result to the scene",
+    "synthesise": "Making the demo scan",
+}
+
+
+class Panel:
+    """Connects the widgets of `DISYRE.ui` to the parameters of the scene and to the logic.
+
+    Args:
+        ui: The widgets by name.
+        logic: A `DISYRELogic`.
+        installer: Knows what is missing; the real one when None.
+
+    Attributes:
+        parameters: Of the present scene; None while there is none.
+        result: The one that is shown, or None.
+    """
+
+    def __init__(self, ui, logic, installer: Installer | None = None) -> None:
+        self.ui, self.logic = ui, logic
+        self.installer = installer or Installer(REQUIREMENTS)
+        self.parameters = self.result = None
+        self._tag = self._observation = None
+        self._seen: dict = {}
+        self._shown = Show.BOTH
+        self._stage = ""
+        self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep)
+        self._follow_timer = timer(self._follow)
+        self._shortcut = None
+        self._connect()
+        self._list_models()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        for button, slot in (
+            (ui.detectButton, self._on_detect),
+            (ui.sampleButton, self._on_demo),
+            (ui.resetThresholdButton, self._on_reset),
+            (ui.unlockButton, self._on_unlock),
+            (ui.editButton, self._on_edit),
+            (ui.copyButton, self._on_copy),
+            (ui.reportButton, self._on_report),
+            (ui.exportButton, self._on_export),
+            (ui.releaseButton, self._on_release),
+            (ui.checkButton, self._on_check),
+            (ui.copyLogButton, lambda: _copy(ui.logText.plainText)),
+        ):
+            button.connect("clicked()", slot)
+        ui.modelSelector.connect("currentIndexChanged(int)", self._on_model)
+        for label in (ui.hintLabel, ui.lockLabel):
+            label.setBackgroundRole(qt.QPalette.Window)
+
+    def _list_models(self) -> None:
+        selector = self.ui.modelSelector
+        selector.addItem(_("Automatic (by the contrast of the scan)"), models.AUTOMATIC)
+        for model in models.installed_models():
+            selector.addItem(model.label, model.id)
+            selector.setItemData(selector.count - 1, model.details, qt.Qt.ToolTipRole)
+
+    # --- parameters
+
+    def bind(self, parameters) -> None:
+        """Takes up the parameters of a scene and shows its result, if it has one."""
+        self.unbind()
+        self.parameters, self._seen = parameters, {}
+        self._tag = parameters.connectParametersToGui(self._bound_widgets())
+        self.ui.scoreSelector.addAttribute("vtkMRMLScalarVolumeNode", ROLE, "score")
+        self._observation = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_parameters)
+        self._on_parameters()
+
+    def _bound_widgets(self) -> dict:
+        """Widgets by the parameter that they show. (`connectGui` would do, but in some versions returns no tag.)"""
+        named = [(widget.property("SlicerParameterName"), widget) for widget in vars(self.ui).values()]
+        return {name: widget for name, widget in named if name}
+
+    def unbind(self) -> None:
+        """Lets go of the scene."""
+        self._follow_timer.stop()
+        if self.parameters is None:
+            return
+        self.parameters.disconnectGui(self._tag)
+        self.parameters.RemoveObserver(self._observation)
+        self.parameters = None
+        self._show_result(None)
+
+    def enter(self) -> None:
+        """The module was opened: takes the volume that is shown, and listens to the key H."""
+        if self.parameters is not None and self.parameters.inputVolume is None:
+            self.parameters.inputVolume = _volume_at_hand()
+        qt.QTimer.singleShot(0, _warm_up)
+        window = slicer.util.mainWindow()
+        if window is not None and self._shortcut is None:
+            self._shortcut = qt.QShortcut(qt.QKeySequence("H"), window)
+            self._shortcut.connect("activated()", self.toggle_overlay)
+
+    def exit(self) -> None:
+        """Another module was opened."""
+        if self._shortcut is not None:
+            self._shortcut.setParent(None)
+            self._shortcut = None
+
+    def toggle_overlay(self) -> None:
+        """Hides what is drawn over the scan, or shows it again."""
+        if self.parameters is None:
+            return
+        now = self.parameters.show
+        if now is not Show.NOTHING:
+            self._shown = now
+        self.parameters.show = self._shown if now is Show.NOTHING else Show.NOTHING
+
+    def _on_parameters(self, *_args) -> None:
+        """Does what the parameters that changed ask for."""
+        now = self._snapshot()
+        changed = {name for name, value in now.items() if self._seen.get(name, self) != value}
+        first, self._seen = not self._seen, now
+        if changed & {"input", "mask"}:
+            self._on_input(first)
+        if "model" in changed:
+            self._show_model()
+        if "score" in changed:
+            self._show_result(self.parameters.scoreVolume)
+        if self.result is not None and changed & {"threshold", "opacity", "show"}:
+            self._paint()
+        if self.result is not None and not first and changed & {"threshold", "smallest"}:
+            self._follow_timer.start(FOLLOW_MS)
+
+    def _snapshot(self) -> dict:
+        p = self.parameters
+        return {
+            "input": p.inputVolume and p.inputVolume.GetID(),
+            "mask": (p.maskMode, p.maskNode and p.maskNode.GetID()),
+            "model": p.model,
+            "score": p.scoreVolume and p.scoreVolume.GetID(),
+            "threshold": p.threshold,
+            "smallest": p.smallestFinding,
+            "opacity": p.heatOpacity,
+            "show": p.show,
+        }
+
+    def _on_input(self, first: bool) -> None:
+        """Shows what there is to say about the input, and its latest result."""
+        self.ui.maskSelector.visible = self.parameters.maskMode is MaskMode.GIVEN
+        self._update_button()
+        volume = self.parameters.inputVolume
+        if first or (self.result is not None and self.result.input is volume):
+            return
+        results = self.logic.results(volume)
+        self._take(results[-1] if results else None)
+
+    def _take(self, result) -> None:
+        with slicer.util.NodeModify(self.parameters.parameterNode):
+            self.parameters.scoreVolume = result.score if result else None
+            self.parameters.segmentation = result.segmentation if result else None
+
+    def _on_model(self, index: int) -> None:
+        if self.parameters is not None and index >= 0:
+            self.parameters.model = self.ui.modelSelector.itemData(index)
+
+    def _show_model(self) -> None:
+        selector = self.ui.modelSelector
+        index = selector.findData(self.parameters.model)
+        selector.currentIndex = max(index, 0)
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) or _(
+            "The model that was made for the contrast of the scan."
+        )
+
+    # --- running
+
+    def _update_button(self) -> None:
+        running = self.logic.running
+        problem = self._problem()
+        button = self.ui.detectButton
+        button.text = _("Cancel") if running else _("Detect anomalies")
+        button.enabled = running or not problem
+        button.toolTip = _("Stops the detection.") if running else problem or _("Takes seconds to minutes.")
+        volume = self.parameters.inputVolume if self.parameters else None
+        hint = (problem or hint_about(volume)) if volume is not None else ""
+        self.ui.hintLabel.text, self.ui.hintLabel.visible = hint, bool(hint)
+        for name in ("sampleButton", "checkButton", "releaseButton", "reportButton"):
+            getattr(self.ui, name).enabled = not running
+
+    def _problem(self) -> str:
+        if self.parameters is None:
+            return _("Select an MRI volume.")
+        if self.parameters.maskMode is MaskMode.GIVEN and self.parameters.maskNode is None:
+            return _("Select a brain mask, or set it to Automatic.")
+        return problem_with(self.parameters.inputVolume)
+
+    def _on_detect(self) -> None:
+        if self.logic.running:
+            self.ui.progressBar.format = _("Cancelling...")
+            self.logic.cancel()
+            return
+        self._attempt(self._detect)
+
+    def _attempt(self, action) -> None:
+        """Does something; a problem becomes a sentence in the panel."""
+        try:
+            action()
+        except DisyreError as problem:
+            self._say(str(problem))
+        self._update_button()
+
+    def _detect(self) -> None:
+        self._install()
+        p = self.parameters
+        self.logic.detect(
+            p.inputVolume,
+            model=p.model,
+            wait=False,
+            onEvent=self._on_event,
+            method=p.method.word(),
+            contrast=p.contrast.word(),
+            mask={MaskMode.AUTOMATIC: None, MaskMode.STRIPPED: "stripped"}.get(p.maskMode, p.maskNode),
+            device=p.device.word(),
+            batch=p.batchSize or 16,
+            smallestFinding=p.smallestFinding,
+            score=p.scoreVolume,
+            segmentation=p.segmentation,
+            withRestored=p.withRestored,
+        )
+        self._begin()
+
+    def _install(self) -> None:
+        if self.installer.missing():
+            self._say(_("Installing what is missing; this takes some minutes."))
+            self.installer.install()
+
+    def _begin(self) -> None:
+        self.logic.client.keep_ms = 60_000 * self.parameters.keepMinutes
+        self._say("")
+        self._stage = _("Starting")
+        self._progress(0, None)
+        self.ui.progressBar.visible = True
+
+    def _on_event(self, event: dict) -> None:
+        """Shows what the worker tells."""
+        kind = event["event"]
+        if kind == "stage":
+            self._stage = _(STAGES.get(event["name"], event["name"]))
+            self._progress(self.ui.progressBar.value / 100, None)
+        elif kind == "progress":
+            self._progress(event["value"], event["left_s"])
+        elif kind == "device":
+            self.ui.deviceLabel.text, self.ui.deviceLabel.visible = _device_line(event), True
+        elif kind in ENDINGS:
+            self._end(event)
+
+    def _progress(self, value: float, left_s: float | None) -> None:
+        bar = self.ui.progressBar
+        bar.value = round(100 * value)
+        left = _(", about {seconds:.0f} s left").format(seconds=max(left_s, 1)) if left_s is not None else ""
+        bar.format = self._stage + left
+
+    def _end(self, event: dict) -> None:
+        self.ui.progressBar.visible = False
+        self._write_log()
+        if event["event"] == "result" and "result" in event:
+            self._show_outcome(event)
+        elif event["event"] != "result":
+            self._say(event.get("message") or _("Cancelled."))
+        self._update_button()
+
+    def _show_outcome(self, event: dict) -> None:
+        p, result = self.parameters, event["result"]
+        if p is None:
+            return
+        self._seen = {}  # everything is new, but the findings are there already
+        with slicer.util.NodeModify(p.parameterNode):
+            p.threshold = event["used_threshold"]
+            p.scoreVolume, p.segmentation = result.score, result.segmentation
+        self.ui.reviewCollapsibleButton.collapsed = False
+        self._say(_outcome_line(event, self.findings.count))
+
+    def _say(self, sentence: str) -> None:
+        self.ui.statusLabel.text, self.ui.statusLabel.visible = sentence, bool(sentence)
+
+    def _write_log(self) -> None:
+        self.ui.logText.setPlainText("\n".join(self.logic.client.log))
+
+    # --- reviewing
+
+    def _show_result(self, score) -> None:
+        from DISYRELib.scene import Result
+
+        self.result = Result(score) if score is not None and Result(score).complete else None
+        usable = self.result is not None
+        segmentation = self.result.segmentation if usable else None
+        self.ui.show3DButton.setSegmentationNode(segmentation)
+        for name in ("resetThresholdButton", "editButton", "copyButton", "reportButton", "exportButton"):
+            getattr(self.ui, name).enabled = usable
+        self._list_findings()
+
+    def _list_findings(self) -> None:
+        from DISYRELib.scene import is_edited, rows_of
+
+        rows = rows_of(self.result) if self.result else []
+        self.findings.fill(rows)
+        self.ui.emptyLabel.visible = self.result is not None and not rows
+        segmentation = self.result.segmentation if self.result else None
+        self.ui.lockWidget.visible = segmentation is not None and is_edited(segmentation)
+
+    def _paint(self) -> None:
+        from DISYRELib.scene import paint
+
+        p = self.parameters
+        if not self.result.complete:
+            self._show_result(None)
+            self._say(_("A part of the result was deleted; detect again."))
+            return
+        paint(self.result, p.threshold, p.heatOpacity, p.show)
+
+    def _follow(self) -> None:
+        """Table and segment follow the threshold once it rests."""
+        if self.result is None or self.parameters is None or not self.result.complete:
+            return
+        update_findings(self.result, self.parameters.threshold, self.parameters.smallestFinding)
+        self._list_findings()
+
+    def _on_reset(self) -> None:
+        self.parameters.threshold = self.result.default_threshold
+
+    def _on_unlock(self) -> None:
+        from DISYRELib.scene import forget_edits
+
+        forget_edits(self.result.segmentation)
+        self._follow()
+
+    def _on_go(self, number: int) -> None:
+        from DISYRELib.scene import jump_to, rows_of
+
+        jump_to(self.result, next(row.place for row in rows_of(self.result) if row.number == number))
+
+    def _on_keep(self, number: int, kept: bool) -> None:
+        from DISYRELib.scene import keep
+
+        keep(self.result, number, kept)
+        self._follow()
+
+    def _on_edit(self) -> None:
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(self.result.segmentation)
+        editor.setSourceVolumeNode(self.result.input)
+
+    def _on_copy(self) -> None:
+        _copy(self.findings.text())
+
+    # --- files and the rest
+
+    def _on_report(self) -> None:
+        from DISYRELib.export import save_report
+
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Save report"), f"{self.result.input.GetName()}-report.html", "HTML (*.html)"
+        )
+        if path:
+            p = self.parameters
+            self._attempt(lambda: save_report(self.logic, self.result, path, p.threshold, p.smallestFinding))
+
+    def _on_export(self) -> None:
+        from DISYRELib.export import export_images
+
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Export score and mask"))
+        if folder:
+            self._attempt(lambda: self._say(_("Written: {names}.").format(names=export_images(self.result, folder))))
+
+    def _on_demo(self) -> None:
+        def make() -> None:
+            self._install()
+            self._say(_("Making the demo scan; some seconds."))
+            volume = self.logic.makeDemo()
+            slicer.util.setSliceViewerLayers(background=volume, fit=True)
+            self.parameters.inputVolume = volume
+            self._say("")
+
+        self._attempt(make)
+
+    def _on_release(self) -> None:
+        self.logic.close()
+        self._say(_("The model is no longer kept in memory."))
+
+    def _on_check(self) -> None:
+        def check() -> None:
+            missing = self.installer.missing()
+            told = {"missing": ", ".join(missing)} if missing else self.logic.request({"command": "check"})["versions"]
+            self.ui.logText.setPlainText("\n".join(f"{name}: {version}" for name, version in told.items()))
+
+        self._attempt(check)
+
+
+def _warm_up() -> None:
+    """Imports what reviewing needs, so that the first result does not have to wait for it."""
+    import DISYRECore.findings  # noqa: F401
+    import DISYRELib.scene  # noqa: F401
+
+
+def _copy(text: str) -> None:
+    qt.QApplication.clipboard().setText(text)
+
+
+def _volume_at_hand():
+    """The volume in the background of the Red view, else the only one in the scene."""
+    composite = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
+    shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite else None
+    volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if not problem_with(node)]
+    if shown in volumes:
+        return shown
+    return volumes[0] if len(volumes) == 1 else None
+
+
+def _device_line(event: dict) -> str:
+    if "free_gb" in event:
+        return _("GPU: {title}, {free:.0f} GB free").format(title=event["title"], free=event["free_gb"])
+    return _("No GPU in use: {title}").format(title=event["title"])
+
+
+def _outcome_line(event: dict, count: int) -> str:
+    """How many findings, which model and why, and what the reader should know."""
+    found = _("{count} findings.").format(count=count) if count != 1 else _("1 finding.")
+    record = event.get("record", {})
+    model = _("Method: ruler, without a model.")
+    if event["model"]:
+        model = _("The scan looks like {contrast}; model: {title}{why}.").format(
+            contrast=event["contrast"], title=event["model_title"], why=event.get("why") and f", {event['why']}"
+        )
+    return " ".join([found, model, *record.get("scan", {}).get("flags", []), *record.get("warnings", [])])

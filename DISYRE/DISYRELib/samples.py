@@ -1,0 +1,57 @@
+"""Scans to try the module with, offered by Slicer's Sample Data module."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import slicer
+
+CATEGORY, DEMO = "DISYRE", "DISYREDemo"
+SUGGESTED = ("MRBrainTumor1", "MRBrainTumor2")
+
+
+def register(make_demo: Callable, thumbnail: str) -> None:
+    """Registers the demo, which is made on this computer, and suggests Slicer's own tumour samples."""
+    try:
+        import SampleData
+    except ImportError:
+        return
+    logic = SampleData.SampleDataLogic
+    logic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName=DEMO,
+        uris="",
+        fileNames=f"{DEMO}.nii.gz",
+        nodeNames=DEMO,
+        thumbnailFileName=thumbnail,
+        customDownloader=lambda _source=None: [make_demo()],
+    )
+    listed = slicer.modules.sampleDataSources[CATEGORY]
+    listed += [source for source in _suggestions(logic) if source not in listed]
+
+
+def _suggestions(logic) -> list:
+    logic()  # registers Slicer's own samples
+    sources = [source for group in slicer.modules.sampleDataSources.values() for source in group]
+    return [next(s for s in sources if s.sampleName == name) for name in SUGGESTED if _known(name, sources)]
+
+
+def _known(name: str, sources: list) -> bool:
+    return any(source.sampleName == name for source in sources)
+
+
+def load_demo(logic):
+    """Has the worker make the demo scan and loads it; returns its volume.
+
+    Raises:
+        DisyreError: It could not be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="disyre-", ignore_cleanup_errors=True) as folder:
+        paths = logic.request({"command": "demo", "output": folder})
+        volume = slicer.util.loadVolume(paths["scan"], {"name": DEMO, "show": False})
+        storage = volume.GetStorageNode()
+        volume.SetAndObserveStorageNodeID(None)
+        if storage is not None:
+            slicer.mrmlScene.RemoveNode(storage)
+    return volume

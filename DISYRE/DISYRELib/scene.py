@@ -1,0 +1,512 @@
+"""A result in the scene: score, levels with their colours, segmentation and table of findings.
+
+The score volume is the anchor: it refers to everything else, so that a result comes back with a saved scene.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from DISYRELib.checks import ROLE
+from DISYRELib.options import Show
+
+SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
+RECORD = "DISYRE.Record"
+OUTLINE_COLOUR = (0.0, 0.9, 1.0)
+OUTLINE_PIXELS = 2
+LEGEND_SIZE, LEGEND_FONT = (0.09, 0.3), 12
+HEAT_STOPS = ((110, 0, 0), (190, 20, 0), (240, 90, 0), (255, 160, 0), (255, 225, 50))
+TERMINOLOGY = (
+    "Segmentation category and type - DISYRE~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^"
+    "~Anatomic codes - DICOM master list~SCT^12738006^Brain~^^"
+)
+COLUMNS = ("Finding", "Side", "Volume mL", "Peak score", "Mean score", "R mm", "A mm", "S mm", "Kept")
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """A score with its place, as `DISYRECore.findings` takes it.
+
+    Attributes:
+        voxels: (X, Y, Z) float32 in [0, 1].
+        affine: (4, 4), voxel index to RAS mm, without the parent transform.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finding as the table shows it.
+
+    Attributes:
+        number: From 1.
+        side: The patient's ``left``, ``right`` or ``midline``.
+        volume_ml: Volume in mL.
+        peak: Highest score inside.
+        mean: Mean score inside.
+        place: A point inside it, RAS mm without the parent transform.
+        kept: Whether it is part of the segmentation.
+    """
+
+    number: int
+    side: str
+    volume_ml: float
+    peak: float
+    mean: float
+    place: tuple[float, float, float]
+    kept: bool = True
+
+
+class Result:
+    """The nodes of one detection.
+
+    Args:
+        score: Its score volume.
+    """
+
+    def __init__(self, score) -> None:
+        self.score = score
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and other.score is self.score
+
+    __hash__ = None
+
+    def _node(self, role: str):
+        return self.score.GetNodeReference("DISYRE." + role)
+
+    def refer(self, role: str, node) -> None:
+        """Makes the score volume refer to another node of the result."""
+        self.score.SetNodeReferenceID("DISYRE." + role, node.GetID() if node else None)
+
+    @property
+    def input(self):
+        """The volume that it was made from, or None."""
+        return self._node("Input")
+
+    @property
+    def levels(self):
+        """Label map of levels."""
+        return self._node("Levels")
+
+    @property
+    def colours(self):
+        """Colour table of the levels."""
+        return self._node("Colours")
+
+    @property
+    def segmentation(self):
+        """Segmentation of the findings."""
+        return self._node("Segmentation")
+
+    @property
+    def table(self):
+        """Table of the findings."""
+        return self._node("Findings")
+
+    @property
+    def restored(self):
+        """Restored image, or None."""
+        return self._node("Restored")
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that reviewing needs is still in the scene."""
+        return None not in (self.levels, self.colours, self.segmentation, self.table)
+
+    @property
+    def record(self) -> dict:
+        """What the worker said about the detection."""
+        return json.loads(self.score.GetAttribute(RECORD) or "{}")
+
+    @property
+    def default_threshold(self) -> float:
+        """The model's own threshold."""
+        return round(float(self.record.get("threshold", 0.5)), 2)
+
+
+def results_of(volume) -> list[Result]:
+    """All results of a volume, oldest first."""
+    scores = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    results = [Result(node) for node in scores if node.GetAttribute(ROLE) == "score"]
+    return [result for result in results if volume is not None and result.input is volume]
+
+
+# --- making a result
+
+
+def import_steps(volume, outcome: dict, score, segmentation, with_restored: bool, made: list) -> Generator:
+    """Puts the outcome of a detection into the scene in steps of some milliseconds.
+
+    Args:
+        volume: The input.
+        outcome: The event ``result`` of the worker, with arrays.
+        score: Score volume of an earlier result to replace; a new one when None.
+        segmentation: Segmentation to write to; a new one when None, or when it was edited by hand.
+        with_restored: Whether to add the restored image.
+        made: New nodes are appended to it.
+
+    Returns:
+        The `Result`.
+    """
+    arrays = outcome["arrays"]
+    make = NodeMaker(volume, made)
+    result = Result(make(score, "vtkMRMLScalarVolumeNode", "anomaly score"))
+    yield _fill_score(result.score, volume, arrays["score"])
+    colours = make(result.colours, "vtkMRMLColorTableNode", "anomaly colours")
+    _fill_colours(colours, outcome["levels"])
+    levels = make(result.levels, "vtkMRMLLabelMapVolumeNode", "anomaly levels")
+    yield _fill_levels(levels, volume, arrays["levels"], colours)
+    if with_restored:
+        result.refer("Restored", make(result.restored, "vtkMRMLScalarVolumeNode", "restored"))
+        yield _fill_restored(result.restored, volume, arrays["restored"])
+    if segmentation is not None and is_edited(segmentation):
+        segmentation = None
+    segmentation = make(segmentation, "vtkMRMLSegmentationNode", "anomalies")
+    _prepare_segmentation(segmentation, volume)
+    table = make(result.table, "vtkMRMLTableNode", "findings")
+    roles = {"Input": volume, "Levels": levels, "Colours": colours, "Findings": table, "Segmentation": segmentation}
+    for role, node in roles.items():
+        result.refer(role, node)
+    _note(result, outcome)
+    yield
+    return result
+
+
+class NodeMaker:
+    """Makes nodes named after a volume, under its transform and beside it in the subject hierarchy.
+
+    Args:
+        volume: The volume.
+        made: New nodes are appended to it.
+    """
+
+    def __init__(self, volume, made: list) -> None:
+        self.volume, self.made = volume, made
+
+    def __call__(self, node, class_name: str, what: str):
+        """The node that was given, or a new one when it is None."""
+        if node is None:
+            name = slicer.mrmlScene.GenerateUniqueName(f"{self.volume.GetName()} {what}")
+            node = slicer.mrmlScene.AddNewNodeByClass(class_name, name)
+            self.made.append(node)
+        _place_beside(node, self.volume)
+        return node
+
+
+def remove(nodes: list) -> None:
+    """Removes those nodes that are still in the scene."""
+    for node in reversed(nodes):
+        if slicer.mrmlScene.IsNodePresent(node):
+            slicer.mrmlScene.RemoveNode(node)
+
+
+def _note(result: Result, outcome: dict) -> None:
+    for node, role in ((result.score, "score"), (result.levels, "levels"), (result.restored, "restored")):
+        if node is not None:
+            node.SetAttribute(ROLE, role)
+    told = {key: outcome.get(key) for key in ("model", "model_title", "why", "contrast", "threshold", "levels")}
+    result.score.SetAttribute(RECORD, json.dumps({**told, **outcome.get("record", {})}))
+
+
+def _place_beside(node, volume) -> None:
+    """Under the parent transform of a volume and beside it in the subject hierarchy."""
+    if node.IsA("vtkMRMLTransformableNode"):
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    own, beside = tree.GetItemByDataNode(node), tree.GetItemByDataNode(volume)
+    if own and beside:
+        tree.SetItemParent(own, tree.GetItemParent(beside))
+
+
+def _fill(node, volume, path: str) -> None:
+    """Gives a volume node the voxels of an array file (Z, Y, X) and the grid of another volume."""
+    node.SetIJKToRASMatrix(_ijk_to_ras(volume))
+    slicer.util.updateVolumeFromArray(node, np.load(path, allow_pickle=False))
+
+
+def _set_window(node, low: float, high: float) -> None:
+    """Before the voxels are there: an automatic window would take a histogram of them."""
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevelMinMax(low, high)
+
+
+def _fill_score(node, volume, path: str) -> None:
+    _set_window(node, 0, 1)
+    _fill(node, volume, path)
+
+
+def _fill_restored(node, volume, path: str) -> None:
+    seen = volume.GetDisplayNode()
+    if seen is not None:
+        _set_window(node, seen.GetWindowLevelMin(), seen.GetWindowLevelMax())
+    _fill(node, volume, path)
+    node.CreateDefaultDisplayNodes()
+
+
+def _fill_levels(node, volume, path: str, colours) -> None:
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+    _fill(node, volume, path)
+    _add_legend(node)
+
+
+def _legend(levels):
+    return slicer.modules.colors.logic().GetColorLegendDisplayNode(levels)
+
+
+def _add_legend(levels) -> None:
+    if _legend(levels) is not None:
+        return
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(levels)
+    legend.SetTitleText(_("Score, %"))
+    legend.SetSize(*LEGEND_SIZE)
+    legend.GetTitleTextProperty().SetFontSize(LEGEND_FONT)
+    legend.GetLabelTextProperty().SetFontSize(LEGEND_FONT)
+    legend.SetUseColorNamesForLabels(False)
+    legend.SetLabelFormat("%.0f")
+    legend.SetNumberOfLabels(5)
+
+
+def _fill_colours(node, levels: int) -> None:
+    if node.GetNumberOfColors() == levels + 1:
+        return
+    node.SetTypeToUser()
+    node.SetHideFromEditors(False)
+    node.SetSaveWithScene(True)
+    node.SetNumberOfColors(levels + 1)
+    node.GetLookupTable().SetTableRange(0, levels)
+    node.SetColor(0, "outside", 0, 0, 0, 0)
+    for level in range(1, levels + 1):
+        node.SetColor(level, f"{level / levels:.2f}", *heat(level / levels), 0)
+
+
+def heat(share: float) -> tuple[float, float, float]:
+    """Colour of a score in [0, 1]: dark red to light yellow, lighter the higher."""
+    place = share * (len(HEAT_STOPS) - 1)
+    first = min(int(place), len(HEAT_STOPS) - 2)
+    low, high = HEAT_STOPS[first], HEAT_STOPS[first + 1]
+    red, green, blue = ((a + (b - a) * (place - first)) / 255 for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
+def _prepare_segmentation(node, volume) -> None:
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetVisibility2DFill(False)
+    display.SetVisibility2DOutline(True)
+    display.SetSliceIntersectionThickness(OUTLINE_PIXELS)
+
+
+# --- showing it
+
+
+def show_in_views(result: Result) -> None:
+    """Puts the levels into the label layer of all slice views; nothing else about the views changes."""
+    slicer.util.setSliceViewerLayers(label=result.levels)
+    _legend(result.levels).Modified()  # the views draw it once they hear of it while they show the levels
+
+
+def paint(result: Result, threshold: float, opacity: float, show: Show) -> None:
+    """Edits the colour table: levels above the threshold are drawn, the others are transparent.
+
+    Opacity, outline and legend are touched only when they change. The opacity is that of the label layer: that of
+    single colours would be applied twice.
+    """
+    colours = result.colours
+    levels = colours.GetNumberOfColors() - 1
+    first = int(round(threshold * levels, 6)) + 1
+    modified = colours.StartModify()
+    for level in range(1, levels + 1):
+        colours.SetOpacity(level, float(show.heat and level >= first))
+    colours.EndModify(modified)
+    for view in _views_of(result):
+        view.SetLabelOpacity(opacity)
+    legend = _legend(result.levels)
+    if legend is not None and legend.GetVisibility() != show.heat:
+        legend.SetVisibility(show.heat)
+    outline = result.segmentation.GetDisplayNode() if result.segmentation else None
+    if outline is not None and outline.GetVisibility2DOutline() != show.outline:
+        outline.SetVisibility2DOutline(show.outline)
+
+
+def _views_of(result: Result) -> list:
+    """Composite nodes of the slice views that show a result."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [view for view in views if view.GetLabelVolumeID() == result.levels.GetID()]
+
+
+def jump_to(result: Result, place: tuple[float, float, float]) -> None:
+    """Moves all slice views to a point given without the parent transform."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(result.score.GetParentTransformNode(), None, transform)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *transform.TransformPoint(place))
+
+
+# --- findings
+
+
+def find(result: Result, threshold: float, smallest_ml: float) -> tuple[np.ndarray, list[int], list[Row]]:
+    """Findings above a threshold; a finding dropped by hand stays dropped.
+
+    Returns:
+        Labels (Z, Y, X) of the brain's box alone, the corner of that box (z, y, x), and the rows.
+    """
+    from DISYRECore.findings import label_findings
+
+    levels = slicer.util.arrayFromVolume(result.levels)
+    box = _box(levels)
+    corner = [part.start for part in box]
+    voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(result.score)[box].T)
+    score = ScoreMap(voxels, _shifted(slicer.util.arrayFromVTKMatrix(_ijk_to_ras(result.score)), corner))
+    labels, findings = label_findings(score, threshold, (levels[box] > 0).T, smallest_ml)
+    dropped = {row.place for row in rows_of(result) if not row.kept}
+    return labels.T, corner, [_row(finding, dropped) for finding in findings]
+
+
+def _row(finding, dropped: set[tuple[float, float, float]]) -> Row:
+    place = _rounded(finding.peak_ras)
+    numbers = (finding.volume_ml, finding.peak, finding.mean)
+    return Row(finding.label, finding.side, *numbers, place, place not in dropped)
+
+
+def _shifted(affine: np.ndarray, corner: list[int]) -> np.ndarray:
+    """The affine of the part of a grid that begins at a corner (z, y, x)."""
+    moved = affine.copy()
+    moved[:, 3] = affine @ [*reversed(corner), 1]
+    return moved
+
+
+def _ijk_to_ras(node):
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def _rounded(point: tuple[float, ...]) -> tuple[float, float, float]:
+    r, a, s = (round(float(x), 1) for x in point)
+    return r, a, s
+
+
+def write_rows(result: Result, rows: list[Row]) -> None:
+    """Puts findings into the table node."""
+    table = vtk.vtkTable()
+    values = [(row.number, row.side, row.volume_ml, row.peak, row.mean, *row.place, int(row.kept)) for row in rows]
+    for index, name in enumerate(COLUMNS):
+        text, whole = name == "Side", name in ("Finding", "Kept")
+        column = vtk.vtkStringArray() if text else vtk.vtkIntArray() if whole else vtk.vtkDoubleArray()
+        column.SetName(name)
+        for row in values:
+            column.InsertNextValue(row[index] if text or whole else round(float(row[index]), 4))
+        table.AddColumn(column)
+    result.table.SetAndObserveTable(table)
+
+
+def rows_of(result: Result) -> list[Row]:
+    """Findings as the table node holds them."""
+    table = result.table.GetTable() if result.table else None
+    if table is None or table.GetNumberOfColumns() < len(COLUMNS):
+        return []
+    rows = []
+    for index in range(table.GetNumberOfRows()):
+        cells = [table.GetValueByName(index, name) for name in COLUMNS]
+        number, side, volume, peak, mean, r, a, s, kept = (cell.ToString() for cell in cells)
+        place = _rounded((float(r), float(a), float(s)))
+        rows.append(Row(int(float(number)), side, float(volume), float(peak), float(mean), place, bool(float(kept))))
+    return rows
+
+
+def write_segment(result: Result, labels: np.ndarray, corner: list[int], rows: list[Row]) -> None:
+    """Replaces the segment by the findings that are kept; arguments as `find` gives them."""
+    node, segmentation = result.segmentation, result.segmentation.GetSegmentation()
+    if segmentation.GetSegment(SEGMENT_ID) is None:
+        _add_segment(segmentation)
+    kept = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    kept[[row.number for row in rows if row.kept]] = True
+    image = _oriented(kept[labels], corner, _ijk_to_ras(result.score))
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetBinaryLabelmapToSegment(image, node, SEGMENT_ID, logic.MODE_REPLACE, image.GetExtent())
+    segmentation.GetSegment(SEGMENT_ID).SetTag(FINGERPRINT, _fingerprint(node))
+
+
+def _add_segment(segmentation) -> None:
+    segment = slicer.vtkSegment()
+    segment.SetName(_("Suspected anomaly"))
+    segment.SetColor(*OUTLINE_COLOUR)
+    segment.SetTag(segment.GetTerminologyEntryTagName(), TERMINOLOGY)
+    segmentation.AddSegment(segment, SEGMENT_ID)
+
+
+def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras):
+    """The part of a mask (Z, Y, X) that holds something, as an image with its place."""
+    box = _box(mask)
+    image = slicer.vtkOrientedImageData()
+    sides = [(part.start + first, part.stop - 1 + first) for part, first in zip(box, corner, strict=True)]
+    image.SetExtent(*(edge for side in reversed(sides) for edge in side))
+    image.SetImageToWorldMatrix(ijk_to_ras)
+    cut = np.ascontiguousarray(mask[box], dtype=np.uint8)
+    image.GetPointData().SetScalars(numpy_to_vtk(cut.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR))
+    return image
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box that holds a mask; one voxel when it is empty."""
+    flat = mask.any(axis=0)
+    sides = (mask.any(axis=(1, 2)), flat.any(axis=1), flat.any(axis=0))
+    edges = [np.flatnonzero(side) for side in sides]
+    if not edges[0].size:
+        return slice(0, 1), slice(0, 1), slice(0, 1)
+    z, y, x = (slice(int(edge[0]), int(edge[-1]) + 1) for edge in edges)
+    return z, y, x
+
+
+def is_edited(segmentation) -> bool:
+    """Whether the segment is no longer what `write_segment` made it."""
+    segment = segmentation.GetSegmentation().GetSegment(SEGMENT_ID)
+    if segment is None:
+        return False
+    written = vtk.reference("")
+    return segment.GetTag(FINGERPRINT, written) and str(written) != _fingerprint(segmentation)
+
+
+def forget_edits(segmentation) -> None:
+    """Lets the segment be overwritten."""
+    segmentation.GetSegmentation().GetSegment(SEGMENT_ID).RemoveTag(FINGERPRINT)
+
+
+def keep(result: Result, number: int, kept: bool) -> None:
+    """Notes in the table whether a finding is part of the segmentation."""
+    rows = [Row(**{**vars(row), "kept": kept}) if row.number == number else row for row in rows_of(result)]
+    write_rows(result, rows)
+
+
+def _fingerprint(segmentation) -> str:
+    """Stands for the shape of the segment, wherever its array begins."""
+    segment = segmentation.GetSegmentation().GetSegment(SEGMENT_ID)
+    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+    if image is None or not image.GetNumberOfPoints():
+        return "empty"
+    x, y, z = image.GetDimensions()
+    mask = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(z, y, x) == segment.GetLabelValue()
+    if not mask.any():
+        return "empty"
+    cut = mask[_box(mask)]
+    return f"{'x'.join(map(str, cut.shape))} {zlib.crc32(np.packbits(cut).tobytes()):08x}"
