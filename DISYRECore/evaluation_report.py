@@ -17,6 +17,7 @@ from scipy import ndimage
 from DISYRECore.brain import CSF, GREY, WHITE, average_head
 from DISYRECore.datasets import Case
 from DISYRECore.findings import write_text
+from DISYRECore.page import html_page, html_table
 from DISYRECore.scored import ScoredCase
 from DISYRECore.volume import Volume, crop, crop_box, resample, to_canonical
 
@@ -190,7 +191,7 @@ def write_evaluation(path: Path, found: Mapping[str, Any], pictures: Mapping[str
     for contrast, by_method in found["results"].items():
         body.append(_contrast(contrast, by_method, found["comparisons"][contrast], pictures[contrast]))
     body += [_definitions(found["rules"]), _settings(found)]
-    write_text(_PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body)), path)
+    write_text(html_page(title, _STYLE, body), path)
 
 
 def _warning(text: str) -> str:
@@ -246,7 +247,7 @@ def _figures_table(by_method: Mapping[str, Any]) -> str:
     for name, title in FIGURES.items():
         digits = 4 if name.endswith("_rate") else 3
         rows.append([title, *(_with_interval(m, name, digits) for m in by_method.values())])
-    return _table(rows, ["95 % interval over subjects in brackets", *by_method])
+    return html_table(rows, ["95 % interval over subjects in brackets", *by_method])
 
 
 def _with_interval(figures: Mapping[str, Any], name: str, digits: int) -> str:
@@ -261,7 +262,7 @@ def _protocols(by_method: Mapping[str, Any]) -> str:
         return ""
     first = next(iter(named.values()))
     rows = [[key, *(_show(one[key]) for one in named.values())] for key in first if key != "name"]
-    return f"<h3>Protocol {escape(first['name'])}</h3>{_table(rows, ['', *named])}"
+    return f"<h3>Protocol {escape(first['name'])}</h3>{html_table(rows, ['', *named])}"
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -276,7 +277,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
                 _show(row["p"]),
             ]
         )
-    return _table(cells, ["pair", "figure", "difference (95 %)", "p, paired bootstrap over subjects"])
+    return html_table(cells, ["pair", "figure", "difference (95 %)", "p, paired bootstrap over subjects"])
 
 
 def _steps(by_method: Mapping[str, Any]) -> str:
@@ -292,7 +293,7 @@ def _steps(by_method: Mapping[str, Any]) -> str:
         for name, m in by_method.items()
         for row in m["post_processing"]
     ]
-    return _table(rows, ["method", "step", *keys.values()])
+    return html_table(rows, ["method", "step", *keys.values()])
 
 
 def _case_table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -309,7 +310,7 @@ def _case_table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "scan_score": "scan score",
     }
     cells = [[_cell(row[key]) for key in heads] for row in rows]
-    return f"<details><summary>{escape(name)}</summary>{_table(cells, list(heads.values()))}</details>"
+    return f"<details><summary>{escape(name)}</summary>{html_table(cells, list(heads.values()))}</details>"
 
 
 def _method_pictures(name: str, pictures: Pictures) -> str:
@@ -336,7 +337,7 @@ def _figure(png: bytes, text: str) -> str:
 def _definitions(rules: Mapping[str, str]) -> str:
     rows = [[name.replace("_", " "), text] for name, text in rules.items()]
     colours = "In the pictures: orange above the default threshold, cyan the outline of the truth; the left is right."
-    return f"<section><h2>What the figures mean</h2>{_table(rows)}<p class=soft>{colours}</p></section>"
+    return f"<section><h2>What the figures mean</h2>{html_table(rows)}<p class=soft>{colours}</p></section>"
 
 
 def _settings(found: Mapping[str, Any]) -> str:
@@ -344,13 +345,7 @@ def _settings(found: Mapping[str, Any]) -> str:
     rows = [["disyre", found["disyre"]], ["dataset layout", found["layout"]], ["protocol", found["protocol"]]]
     for name, figures in next(iter(found["results"].values())).items():
         rows += [[f"{name}: {key.replace('_', ' ')}", _cell(figures.get(key))] for key in keys]
-    return f"<section><h2>Settings</h2>{_table(rows)}</section>"
-
-
-def _table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
-    lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)] if heads else []
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return f"<section><h2>Settings</h2>{html_table(rows)}</section>"
 
 
 def _cell(value: Any) -> str:
@@ -416,12 +411,6 @@ def _chart(
 
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3 }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181c; --ink: #e6e9ec; --soft: #9aa4ae; --line: #343a41 }
-}
-body { max-width: 1040px; margin: 0 auto; padding: 24px; background: var(--paper); color: var(--ink);
-  font: 15px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
 h1 { font-size: 24px } h2 { font-size: 20px; margin-top: 36px } h3 { font-size: 16px; margin: 24px 0 8px }
 h2 span { font-weight: 400; font-size: 15px; color: var(--soft); margin-left: .4em }
 .soft, figcaption { color: var(--soft); font-size: 13px }
@@ -434,20 +423,4 @@ details { margin: 6px 0 } summary { cursor: pointer }
 .charts { display: grid; grid-template-columns: 1fr 1fr; gap: 24px; margin-top: 16px }
 svg { width: 100%; font-size: 11px } svg text { fill: var(--ink) } .title { font-size: 13px; font-weight: 600 }
 .grid { stroke: var(--line); fill: none } polyline { fill: none; stroke-width: 2 }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
 """

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from .findings import Finding, write_text
+from .page import html_page, html_table
 from .volume import Box, Volume, crop, crop_box, to_canonical
 
 DISCLAIMER = "Research use only. Not a medical device."
@@ -112,7 +113,7 @@ def write_report(
         _findings_table(findings),
         _settings_table(settings),
     ]
-    write_text(_PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body)), path)
+    write_text(html_page(title, _STYLE, body), path)
 
 
 # --- what there is to draw
@@ -324,7 +325,7 @@ def _findings_table(findings: Sequence[Finding]) -> str:
         (f"{one.label}", one.side, _volume(one.volume_ml), f"{one.peak:.3g}", f"{one.mean:.3g}", _place(one))
         for one in findings[:MOST_LISTED]
     ]
-    return f"<section><h2>Findings</h2>{_table(rows, heads)}{_left_out(len(findings))}</section>"
+    return f"<section><h2>Findings</h2>{html_table(rows, heads)}{_left_out(len(findings))}</section>"
 
 
 def _left_out(count: int) -> str:
@@ -339,13 +340,7 @@ def _settings_table(settings: Mapping[str, Any]) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     rows = [(name, show(value)) for name, value in settings.items()]
-    return f"<details><summary>Settings</summary>{_table(rows)}</details>"
-
-
-def _table(rows: Sequence[Sequence[str]], heads: Sequence[str] = ()) -> str:
-    lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)] if heads else []
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return f"<details><summary>Settings</summary>{html_table(rows)}</details>"
 
 
 def _volume(volume_ml: float) -> str:
@@ -363,14 +358,8 @@ def _mm(coordinate: float) -> str:
 _HEAT_COLOURS = _heat_colours()
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3 }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181c; --ink: #e6e9ec; --soft: #9aa4ae; --line: #343a41 }
-}
 @media print { :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb } }
 * { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
-body { max-width: 1040px; margin: 0 auto; padding: 24px; background: var(--paper); color: var(--ink);
-  font: 15px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
 h1, h2 { font-weight: 600; line-height: 1.25 }
 h1 { font-size: 24px; margin: 4px 0 12px; overflow-wrap: anywhere }
 h2 { font-size: 18px; margin: 32px 0 10px }
@@ -414,19 +403,3 @@ details { margin: 32px 0 } summary { font-size: 18px; font-weight: 600; cursor: 
   details::details-content { content-visibility: visible; block-size: auto }
 }
 """.replace("HEAT", ", ".join(f"rgb{stop}" for stop in HEAT_STOPS))
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
