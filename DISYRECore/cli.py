@@ -39,12 +39,12 @@ def _complain(options: argparse.Namespace, sentence: str, code: int) -> int:
 def _detect(options: argparse.Namespace) -> int:
     from DISYRECore.cohort import detect_all
     from DISYRECore.pipeline import Detector
-    from DISYRECore.volume import find_scans
 
-    scans = find_scans(options.input)
+    chosen = options.model, options.method, options.device, options.batch, options.score, options.site, options.profile
+    detector = Detector(*chosen)
+    scans = detector.profile.find(options.input)
     if options.mask and len(scans) > 1:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
-    detector = Detector(options.model, options.method, options.device, options.batch, options.score, options.site)
     settings = {"mask": options.mask, "threshold": options.threshold, "contrast": options.contrast}
     return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
 
@@ -116,14 +116,19 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(run=_detect)
     command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, DICOM folder, or folder of scans")
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
-    command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
-    command.add_argument("--method", metavar="NAME", help="disyre-v2 (default), disyre, dae or ruler")
-    command.add_argument("--score", metavar="NAME", help="residual, region or fused; default: the model's own")
+    command.add_argument("--model", metavar="ID", help="id or folder of a model; default: the one for the method")
+    methods = "disyre-v2, disyre, dae, anofpdm, synomaly or ruler; default: the model's own"
+    command.add_argument("--method", metavar="NAME", help=methods)
+    command.add_argument("--score", metavar="NAME", help="residual, region, fused or dynamic; default: the model's own")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     command.add_argument("--batch", type=int, default=16, help="slices at a time (default 16)")
     command.add_argument("--threshold", type=_share, help="on the score shown, 0 to 1; default: the model's own")
     command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
-    command.add_argument("--mask", metavar="FILE", help="brain mask; found when not given")
+    command.add_argument(
+        "--mask", metavar="FILE", help="mask of the brain (found when not given), the liver or a vessel"
+    )
+    profiles = "brain-mri, liver-ct or ultrasound; default: the model's own"
+    command.add_argument("--profile", metavar="NAME", help=profiles)
     command.add_argument("--site", metavar="NAME", help="use the thresholds of this site, see 'disyre calibrate'")
 
 
@@ -131,7 +136,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = commands.add_parser("train", help="train a model from a config; goes on where it was stopped")
     command.set_defaults(run=_train)
     command.add_argument("config", metavar="CONFIG", help="YAML file, see Resources/Configs")
-    command.add_argument("--labelmaps", required=True, metavar="DIR", help="folder of label maps")
+    maps = "folder of label maps, or of scans where the config's source is images"
+    command.add_argument("--labelmaps", required=True, metavar="DIR", help=maps)
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint, log and model go here")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 

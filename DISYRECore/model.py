@@ -13,13 +13,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from DISYRECore.diffusion import DiffusionNetwork, DiffusionSettings, diffusion_settings
 from DISYRECore.errors import DisyreError
 from DISYRECore.extraction import ExtractionNetwork, ExtractionSettings
 from DISYRECore.files import resources
+from DISYRECore.methods import DIFFUSION, OWN_MODELS
 from DISYRECore.networks import NetworkSettings, RestorationNetwork, network_settings
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 DEFAULT_MODEL = "brain-restoration"
+BRAIN_MRI = "brain-mri"
+Settings = NetworkSettings | ExtractionSettings | DiffusionSettings
+Network = RestorationNetwork | ExtractionNetwork | DiffusionNetwork
 EXTRACTION_MODEL = "brain-extraction"
 
 
@@ -39,8 +44,10 @@ class ModelDescription:
         score_scale: Score that is shown as 1, per contrast.
         thresholds: Default threshold on the score shown, per contrast.
         false_positive_rate: Share of healthy voxels above the thresholds when they were calibrated.
-        normalise: How the scores of each scan are brought to one scale, see `standardise.NORMALISATIONS`.
+        normalise: How the scores of each scan are brought to one scale, per contrast, see
+            `standardise.NORMALISATIONS`; ``none`` for contrasts that it does not name.
         training: Data, licence, seeds, compute; free text by key.
+        profile: Kind of scans that it is for, see `profiles.PROFILES`.
     """
 
     id: str
@@ -48,14 +55,15 @@ class ModelDescription:
     version: str
     method: str
     settings: dict[str, Any]
-    network: NetworkSettings | ExtractionSettings
+    network: Settings
     spacing_mm: float
     contrasts: tuple[str, ...]
     score_scale: dict[str, float] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     false_positive_rate: float = 0.01
-    normalise: str = "none"
+    normalise: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    profile: str = BRAIN_MRI
 
     def to_json(self) -> str:
         """Text of `model.json`."""
@@ -67,7 +75,7 @@ class Model:
     """A loaded model: its description, its network in evaluation mode, and the hash of its weights."""
 
     description: ModelDescription
-    network: RestorationNetwork
+    network: RestorationNetwork | DiffusionNetwork
     sha256: str
 
     def to(self, device: torch.device) -> Model:
@@ -89,6 +97,21 @@ def list_models() -> list[ModelDescription]:
         for path in sorted(place.glob(f"*/{DESCRIPTION}")):
             found.setdefault(path.parent.name, read_description(path.parent))
     return [one for one in found.values() if one.method != "extraction"]
+
+
+def model_for(method: str | None, profile: str | None = None) -> str:
+    """Id of the model to use when none is named: the default one, or one made for the method and the kind of scans.
+
+    Raises:
+        DisyreError: None is installed.
+    """
+    if method not in OWN_MODELS and profile in (None, BRAIN_MRI):
+        return DEFAULT_MODEL
+    for one in list_models():
+        if one.profile == (profile or BRAIN_MRI) and (method or one.method) == one.method:
+            return one.id
+    wanted = " and ".join(filter(None, (method, profile)))
+    raise DisyreError(f"No model for {wanted} is installed; train one, or name its folder.", kind="unknown_model")
 
 
 def find_model(name: str) -> Path:
@@ -119,21 +142,25 @@ def read_description(folder: Path) -> ModelDescription:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
 
 
-def _settings(method: str, values: dict[str, Any]) -> NetworkSettings | ExtractionSettings:
+def _settings(method: str, values: dict[str, Any]) -> Settings:
+    if method in DIFFUSION:
+        return diffusion_settings(values)
     if method == "extraction":
         return ExtractionSettings(**{**values, "channels": tuple(values["channels"])})
     return network_settings(values)
 
 
-def build_network(settings: NetworkSettings | ExtractionSettings) -> RestorationNetwork | ExtractionNetwork:
+def build_network(settings: Settings) -> Network:
     """A fresh network."""
+    if isinstance(settings, DiffusionSettings):
+        return DiffusionNetwork(settings)
     if isinstance(settings, ExtractionSettings):
         return ExtractionNetwork(settings)
     return RestorationNetwork(settings)
 
 
 def load_model(name: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
-    """Loads a restoration model by id or folder, ready to run.
+    """Loads a model for detection by id or folder, ready to run.
 
     Raises:
         DisyreError: Unknown or damaged model, or one that does something else.
@@ -141,7 +168,7 @@ def load_model(name: str = DEFAULT_MODEL, device: torch.device | str = "cpu") ->
     folder = find_model(name)
     description = read_description(folder)
     network = _load_network(folder, description, device)
-    if not isinstance(network, RestorationNetwork):
+    if isinstance(network, ExtractionNetwork):
         raise DisyreError(f"The model '{description.id}' finds brains, not anomalies; choose another one.")
     return Model(description, network, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
 
@@ -162,9 +189,7 @@ def load_extractor(
     return description, network
 
 
-def _load_network(
-    folder: Path, description: ModelDescription, device: torch.device | str
-) -> RestorationNetwork | ExtractionNetwork:
+def _load_network(folder: Path, description: ModelDescription, device: torch.device | str) -> Network:
     network = build_network(description.network)
     try:
         weights = load_file(folder / WEIGHTS)

@@ -13,6 +13,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.files import check_writable
 from DISYRECore.findings import write_findings_csv
 from DISYRECore.pipeline import Detection
+from DISYRECore.profiles import ULTRASOUND
 from DISYRECore.report import write_report
 from DISYRECore.volume import write_volume
 
@@ -64,6 +65,7 @@ def _write_all(detection: Detection, folder: Path, title: str) -> None:
         score_scale=1.0,
         settings=_settings(record),
         quality=[*record.get("scan", {}).get("flags", []), *record.get("warnings", [])],
+        frames=record.get("profile") == ULTRASOUND,
     )
 
 

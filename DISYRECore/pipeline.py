@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from scipy import ndimage
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.findings import Finding, label_findings
-from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, Restoration, evaluations
-from DISYRECore.model import DEFAULT_MODEL, Model, load_model
+from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, OWN_MODELS, Restoration, evaluations
+from DISYRECore.model import DEFAULT_MODEL, Model, load_model, model_for
 from DISYRECore.networks import pick_device
-from DISYRECore.prepare import PreparedBrain, prepare
+from DISYRECore.prepare import PreparedBrain
+from DISYRECore.profiles import BRAIN_MRI, ULTRASOUND, Profile, find_profile
 from DISYRECore.restore import Progress, VolumeRestorer, silent
 from DISYRECore.sites import SiteProfile, load_site
 from DISYRECore.standardise import standardise
 from DISYRECore.version import __version__
-from DISYRECore.volume import Volume, read_mask, read_volume
+from DISYRECore.volume import Volume
 
 RULER_SPACING_MM = 1.5
 SMALLEST_ML = 0.1
@@ -67,45 +68,62 @@ class Detector:
     """A model and a method, ready for any number of scans.
 
     Args:
-        model: Id or folder of a model.
+        model: Id or folder of a model; the one for the method and the profile when None.
         method: One of `METHODS`; the model's own when None.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Slices at a time.
-        score: ``residual``, ``region`` or ``fused``; the model's own when None.
+        score: ``residual``, ``region``, ``fused`` or ``dynamic``, as the method has it; the model's own when None.
         site: Name of a site profile of the model, whose thresholds replace the model's own.
+        profile: Kind of scans, one of `profiles.PROFILES`; the model's own when None.
 
     Raises:
-        DisyreError: Unknown model, method, device or site, or a profile of another model.
+        DisyreError: Unknown model, method, device, site or kind of scans, or a site or kind of another model.
     """
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        model: str | None = None,
         method: str | None = None,
         device: str = "auto",
         batch: int = 16,
         score: str | None = None,
         site: str | None = None,
+        profile: str | None = None,
     ) -> None:
         if method is not None and method not in METHODS:
             raise DisyreError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
+        if profile is not None:
+            find_profile(profile)
         self.device, self.batch = pick_device(device), batch
+        if model is None:
+            model = DEFAULT_MODEL if method in NEEDS_NO_MODEL else model_for(method, profile)
         self.model: Model | None = None if method in NEEDS_NO_MODEL else load_model(model, self.device)
         self.method = method or (self.model.description.method if self.model else "ruler")
         self.settings = self._settings(score)
         self.site = self._profile(model, site)
+        self.kind, self.profile = self._kind(profile)
 
     def _settings(self, score: str | None) -> dict[str, Any]:
         if self.model is None:
             return {}
         settings = dict(self.model.description.settings)
-        denoises = self.model.description.method == "dae"
-        if denoises != (self.method == "dae"):
-            trained = "denoising, so use the method dae" if denoises else "restoration, so do not use the method dae"
+        own = self.model.description.method
+        if self.method != own and {self.method, own} & set(OWN_MODELS):
+            trained = f"{own}, so use the method {own}"
+            if own not in OWN_MODELS:
+                trained = f"restoration, so do not use the method {self.method}"
             raise DisyreError(f"The model '{self.model.description.id}' was trained for {trained}.")
         if self.method == "disyre":
             settings = {"score": settings.get("score", "residual")}
         return settings | ({"score": score} if score else {})
+
+    def _kind(self, name: str | None) -> tuple[str, Profile]:
+        own = self.model.description.profile if self.model else name or BRAIN_MRI
+        if self.model is not None and name not in (None, own):
+            raise DisyreError(
+                f"The model '{self.model.description.id}' is for {own}, not {name}; choose another model or the ruler."
+            )
+        return own, find_profile(own)
 
     def _profile(self, model: str, name: str | None) -> SiteProfile | None:
         if name is None:
@@ -163,17 +181,17 @@ class Detector:
         mask: np.ndarray | Path | str | None = None,
         threshold: float | None = None,
         contrast: str | None = None,
-        smallest_ml: float = SMALLEST_ML,
+        smallest_ml: float | None = None,
         progress: Progress = silent,
     ) -> Detection:
         """Finds anomalies in one scan.
 
         Args:
-            scan: A volume, or what `read_volume` takes.
+            scan: A volume, or a file that the profile reads.
             mask: Brain mask, a bool array on the scan's grid or a file; found when None.
             threshold: On the score shown, in [0, 1]; the model's own when None.
             contrast: ``T1``, ``T2`` or ``FLAIR``; guessed when None.
-            smallest_ml: Findings below this volume are dropped.
+            smallest_ml: Findings below this volume are dropped; the profile's own when None.
             progress: See `restore.Progress`.
 
         Raises:
@@ -181,10 +199,11 @@ class Detector:
         """
         clock = Clock(progress)
         with clock("read"):
-            volume = scan if isinstance(scan, Volume) else read_volume(scan)
-            given = read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
+            volume = scan if isinstance(scan, Volume) else self.profile.read(scan)
+            given = self.profile.read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
+            smallest_ml = self.profile.smallest_ml if smallest_ml is None else smallest_ml
         with clock("prepare"):
-            brain = prepare(volume, self.spacing_mm, given, contrast)
+            brain = self.profile.prepare(volume, self.spacing_mm, given, contrast)
         with clock("restore"):
             made, warnings = self.restoration(brain, progress)
         with clock("map back"):
@@ -194,6 +213,8 @@ class Detector:
         with clock("findings"):
             cut = usual if threshold is None else threshold
             labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
+            if self.kind == ULTRASOUND:
+                findings = [replace(finding, side="") for finding in findings]
         record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._site_warnings(brain)])
         return Detection(
             scan=volume,
@@ -225,6 +246,7 @@ class Detector:
             "model_version": self.model.description.version if self.model else None,
             "model_sha256": self.model.sha256 if self.model else None,
             "method": self.method,
+            "profile": self.kind,
             "site": self.site.site if self.site else None,
             "settings": self.settings,
             "device": str(self.device),

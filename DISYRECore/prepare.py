@@ -6,8 +6,8 @@ scan is recorded with the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,22 @@ from torch import Tensor
 
 from DISYRECore.brain import BrainMask, find_brain
 from DISYRECore.contrast import guess_contrast
-from DISYRECore.intensity import IntensityScale, brain_scale, expand
+from DISYRECore.intensity import brain_scale, expand
 from DISYRECore.volume import Grid, Volume, crop, crop_box, model_grid, resample, to_canonical
 
 THICK_MM = 3.5
+
+
+class Scale(Protocol):
+    """Anchors of a normalisation, a dataclass of floats in scan units."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def normalise(self, voxels: np.ndarray) -> np.ndarray:
+        """Scan units to [0, 1]."""
+
+    def restore(self, image: np.ndarray) -> np.ndarray:
+        """[0, 1] back to scan units."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class PreparedBrain:
     mask: np.ndarray
     native: Grid
     native_mask: np.ndarray
-    intensities: IntensityScale
+    intensities: Scale
     brain: BrainMask
     contrast: str
     flags: list[str] = field(default_factory=list)
@@ -65,8 +77,7 @@ class PreparedBrain:
             "model_shape": list(self.image.shape),
             "brain_mask": self.brain.how,
             "brain_volume_ml": round(self.brain.volume_ml, 1),
-            "intensity_low": self.intensities.low,
-            "intensity_median": self.intensities.median,
+            **{f"intensity_{name}": value for name, value in asdict(self.intensities).items()},
             "contrast": self.contrast,
             "flags": self.flags,
         }

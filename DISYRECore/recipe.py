@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from DISYRECore.corruption import CorruptionSettings
+from DISYRECore.diffusion import DiffusionSettings, diffusion_settings
 from DISYRECore.errors import DisyreError
 from DISYRECore.networks import NetworkSettings, network_settings
+from DISYRECore.noise import NoiseSettings
 
-TASK_NAMES = ("restoration", "denoising", "extraction")
+TASK_NAMES = ("restoration", "denoising", "extraction", "anofpdm", "synomaly")
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,17 @@ class TrainingSettings:
 
     Attributes:
         name: Id of the model that comes out.
-        task: What is learnt, ``restoration``, ``denoising`` (the baseline `dae`) or
-            ``extraction`` (the brain in a whole head).
+        task: What is learnt, ``restoration``, ``denoising`` (the baseline `dae`),
+            ``extraction`` (the brain in a whole head), ``anofpdm`` or ``synomaly``.
         title: One line for people.
         train, validation: File patterns of label maps, relative to the label map folder.
         network: Settings of the network; `size` names a base.
+        diffusion: Settings of the network of ``anofpdm`` and ``synomaly``; `size` names a published one.
+        noise: Forward process of ``synomaly``.
+        unlabelled: Share of the slices of ``anofpdm`` whose label is withheld.
+        source: ``anatomies`` (label maps, from which scans are synthesised) or ``images`` (scans, see `slices`).
+        profile: Kind of scans, see `profiles`; others than brain MRI need ``images``.
+        labels: Of ``images``: ``synthetic`` anomalies, ``lesions`` (masks) or a ``table``, see `slices`.
         corruption: Settings of the forward process.
         contrasts: Contrasts of the synthetic scans.
         spacing_mm: Spacing of the model grid.
@@ -37,7 +45,8 @@ class TrainingSettings:
         steps: Length of the run.
         learning_rate, warmup, weight_decay, clip: Of AdamW, linear warm-up, gradient norm.
         ema: Decay of the averaged weights that are kept.
-        image_weight, region_weight: Of the squared error and of the region's cross-entropy.
+        image_weight, region_weight, dice_weight: Of the squared error, of the region's cross-entropy and of its
+            overlap slice by slice.
         direction: Map between severity and step, see `schedule.step_of`.
         seed: Everything random follows from it.
         every: Steps between validation and checkpoint.
@@ -50,6 +59,12 @@ class TrainingSettings:
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     network: NetworkSettings = field(default_factory=lambda: network_settings({"size": "compact"}))
+    diffusion: DiffusionSettings | None = None
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    unlabelled: float = 0.1
+    source: str = "anatomies"
+    profile: str = "brain-mri"
+    labels: str = "synthetic"
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR")
     spacing_mm: float = 1.5
@@ -65,6 +80,7 @@ class TrainingSettings:
     ema: float = 0.999
     image_weight: float = 20.0
     region_weight: float = 1.0
+    dice_weight: float = 0.2
     direction: str = "monotone"
     seed: int = 0
     every: int = 250
@@ -86,7 +102,7 @@ def read_config(path: Path) -> TrainingSettings:
         raise DisyreError(f"The config {path} is not valid YAML: {error}.".replace("\n", " ")) from error
     if not isinstance(values, dict) or "name" not in values:
         raise DisyreError(f"The config {path} is not a training config; it needs at least a name.")
-    for part in ("network", "corruption"):
+    for part in ("network", "diffusion", "noise", "corruption"):
         if not isinstance(values.get(part, {}), dict):
             raise DisyreError(f"The config {path} is not understood: '{part}' must hold named fields.")
     usual = vars(TrainingSettings(""))
@@ -95,6 +111,10 @@ def read_config(path: Path) -> TrainingSettings:
     try:
         if "network" in values:
             values["network"] = network_settings(values["network"])
+        if "diffusion" in values:
+            values["diffusion"] = diffusion_settings(values["diffusion"])
+        if "noise" in values:
+            values["noise"] = NoiseSettings(**_tuples(values["noise"]))
         if "corruption" in values:
             values["corruption"] = CorruptionSettings(**_tuples(values["corruption"]))
         numbers = {key: float(value) for key, value in values.items() if isinstance(usual.get(key), float)}

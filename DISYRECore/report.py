@@ -48,6 +48,7 @@ class _Scene:
         labels: Number of the finding, 0 where there is none.
         affine: (4, 4), voxel index to RAS mm.
         spacing_mm: Along X, Y, Z.
+        frames: Whether Z counts frames, which have no sides, rather than millimetres.
     """
 
     image: np.ndarray
@@ -56,6 +57,7 @@ class _Scene:
     labels: np.ndarray
     affine: np.ndarray
     spacing_mm: tuple[float, float, float]
+    frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def write_report(
     score_scale: float,
     settings: Mapping[str, Any],
     quality: Sequence[str] = (),
+    frames: bool = False,
 ) -> None:
     """Writes the report of one scan as one self-contained HTML file.
 
@@ -101,11 +104,12 @@ def write_report(
         score_scale: The score that is drawn in the brightest colour, in the same units.
         settings: Names and values to list under "Settings".
         quality: Sentences to show as warnings.
+        frames: Whether the third axis of `image` counts frames of a clip.
 
     Raises:
         DisyreError: The brain mask is empty, or the file cannot be written.
     """
-    scene = _scene(image, score, restored, brain_mask, labels, threshold, score_scale)
+    scene = replace(_scene(image, score, restored, brain_mask, labels, threshold, score_scale), frames=frames)
     body = [
         _header(title, _summary(findings, threshold, specks=bool(scene.heat.any())), quality),
         _overview(scene, threshold, score_scale),
@@ -162,7 +166,7 @@ def _slice(scene: _Scene, axis: int, index: int) -> _Slice:
     width_mm, height_mm = _extent_mm(scene, axis)
     restored = None if scene.restored is None else plane(scene.restored)
     layers = plane(scene.image), restored, plane(scene.heat), plane(scene.labels)
-    return _Slice(*layers, width_mm, height_mm, PLANES[axis][1])
+    return _Slice(*layers, width_mm, height_mm, "" if scene.frames else PLANES[axis][1])
 
 
 def _extent_mm(scene: _Scene, axis: int) -> tuple[float, float]:
@@ -250,7 +254,7 @@ def _summary(findings: Sequence[Finding], threshold: float, specks: bool) -> str
         size = " is large enough to be a finding" if specks else ""
         return f"Nothing above the threshold{size}. {CAVEAT}"
     largest = max(findings, key=lambda finding: finding.volume_ml)
-    size = f"{_volume(largest.volume_ml)}, {largest.side}"
+    size = ", ".join(filter(None, (_volume(largest.volume_ml), largest.side)))
     if len(findings) == 1:
         return f"1 finding above the threshold {threshold:.3g}: {size}."
     return f"{len(findings)} findings above the threshold {threshold:.3g}; the largest, {size}."
@@ -261,9 +265,12 @@ def _overview(scene: _Scene, threshold: float, score_scale: float) -> str:
     places = np.unique(np.linspace(0, depth - 1, OVERVIEW_SLICES + 2).round().astype(int)[1:-1])
     panels = "".join(_overview_panel(_slice(scene, AXIAL, int(index))) for index in places)
     gap_mm = depth * scene.spacing_mm[AXIAL] / (len(places) + 1)
+    where = (
+        f"Axial slices about {gap_mm:.0f} mm apart, from bottom to top. Radiological convention: the patient's left "
+        "(L) is on the right."
+    )
     note = (
-        f"Axial slices about {gap_mm:.0f} mm apart, from the base of the brain to its top. Radiological "
-        "convention: the patient's left (L) is on the right. Colour: anomaly score above the threshold. "
+        f"{'Frames of the clip in their order.' if scene.frames else where} Colour: anomaly score above the threshold. "
         "Cyan: findings; what is coloured without an outline is too small to be one."
     )
     return (
@@ -287,10 +294,11 @@ def _numbers(cut: _Slice) -> str:
 
 def _finding(scene: _Scene, finding: Finding) -> str:
     voxel = _voxel_at(scene, finding.peak_ras)
-    rows = "".join(_finding_row(scene, finding, axis, voxel[axis]) for axis in (2, 1, 0))
+    axes = (AXIAL,) if scene.frames else (2, 1, 0)
+    rows = "".join(_finding_row(scene, finding, axis, voxel[axis]) for axis in axes)
     heads = ["Score on scan", "Scan", "Restored towards healthy"][: 2 if scene.restored is None else 3]
     scores = f"peak {finding.peak:.3g} · mean {finding.mean:.3g}"
-    facts = f"{finding.side} · {_volume(finding.volume_ml)} · {scores}"
+    facts = " · ".join(filter(None, (finding.side, _volume(finding.volume_ml), scores)))
     return (
         f"<section class=finding><h2>Finding {finding.label} <span>{facts}</span></h2>"
         f'<div class=planes style="--columns:{len(heads)};--widest:{_widest_mm(scene):.1f}">'
@@ -301,9 +309,10 @@ def _finding(scene: _Scene, finding: Finding) -> str:
 def _finding_row(scene: _Scene, finding: Finding, axis: int, index: int) -> str:
     cut = _slice(scene, axis, index)
     text = f"{PLANES[axis][0]}, {'RAS'[axis]} {_mm(finding.peak_ras[axis])} mm"
+    text = f"Frame {index + 1}" if scene.frames else text
     name = f"finding-{finding.label}-{axis}"
     layers = [_image_layer(cut.image, SLICE_PIXELS, name), *_heat_layers(cut, SLICE_PIXELS)]
-    bar = f'<u style="width:{SCALE_BAR_MM / cut.width_mm:.1%}">{SCALE_BAR_MM} mm</u>'
+    bar = "" if scene.frames else f'<u style="width:{SCALE_BAR_MM / cut.width_mm:.1%}">{SCALE_BAR_MM} mm</u>'
     panels = [
         _panel(cut, layers, f"{text}, score on scan", bar),
         _panel(cut, [f'<use href="#{name}"/>'], f"{text}, scan"),

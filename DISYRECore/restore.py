@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DISYRECore.diffusion import DiffusionNetwork
 from DISYRECore.networks import RestorationNetwork, mixed_precision
 
 Progress = Callable[[str, float], None]
@@ -26,7 +27,7 @@ def slabs(volume: Tensor, context: int) -> Tensor:
 
 
 class VolumeRestorer:
-    """The callable `restore` of the methods, made from a network.
+    """The callable `restore` of the methods, or their `predict`, made from a network.
 
     Args:
         network: In evaluation mode, on its device.
@@ -40,18 +41,30 @@ class VolumeRestorer:
     """
 
     def __init__(
-        self, network: RestorationNetwork, batch: int = 16, calls: int = 1, progress: Progress = silent
+        self,
+        network: RestorationNetwork | DiffusionNetwork,
+        batch: int = 16,
+        calls: int = 1,
+        progress: Progress = silent,
     ) -> None:
         self.network, self.batch, self.calls, self.progress = network, batch, calls, progress
         self.done, self.warnings = 0, list[str]()
 
-    def __call__(self, volume: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        """Restores (Z, Y, X) in [0, 1]; returns the restored volume and the region's logit or None."""
+    def __call__(self, volume: Tensor, *told: int) -> tuple[Tensor, Tensor | None]:
+        """Runs the network on (Z, Y, X).
+
+        Args:
+            volume: In [0, 1]; noisy for a network that predicts noise.
+            told: What the network is told about every slice: the step and, where it takes one, the condition.
+
+        Returns:
+            The restored volume, or the noise, and the region's logit or None.
+        """
         restored, regions, start = [], [], 0
         whole = slabs(volume, self.network.settings.context)
         while start < len(whole):
             try:
-                image, region = self._batch(whole[start : start + self.batch], step)
+                image, region = self._batch(whole[start : start + self.batch], *told)
             except torch.OutOfMemoryError:
                 self._shrink()
                 continue
@@ -64,11 +77,11 @@ class VolumeRestorer:
         return torch.cat(restored), torch.cat(known) if known else None
 
     @torch.inference_mode()
-    def _batch(self, slices: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+    def _batch(self, slices: Tensor, *told: int) -> tuple[Tensor, Tensor | None]:
         device = next(self.network.parameters()).device
         with mixed_precision(device):
-            steps = torch.full((len(slices),), step, device=device)
-            restored, region = self.network(slices.to(device), steps)
+            values = [torch.full((len(slices),), value, device=device) for value in told]
+            restored, region = self.network(slices.to(device), *values)
         return restored.float(), region.float() if region is not None else None
 
     def _shrink(self) -> None:

@@ -43,7 +43,7 @@ def save_tiny(folder: Path, method: str = "disyre-v2", score: str = "region", no
         contrasts=("T1",),
         score_scale={"T1": 1.0},
         thresholds={"T1": 0.5},
-        normalise={c: normalise for c in ("T1", "T2", "FLAIR")},
+        normalise=dict.fromkeys(("T1", "T2", "FLAIR"), normalise),
     )
     save_model(folder, description, network.state_dict())
 

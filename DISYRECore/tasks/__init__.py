@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from DISYRECore.model import ModelDescription
 from DISYRECore.recipe import TrainingSettings
+from DISYRECore.tasks.diffusion import AnoFPDMTask, SynomalyTask
 from DISYRECore.tasks.extraction import ExtractionTask
 from DISYRECore.tasks.restoration import RestorationTask
 
@@ -38,5 +39,7 @@ TASKS: dict[str, Callable[[TrainingSettings, Path, torch.device, bool], Task]] =
     "restoration": RestorationTask,
     "denoising": RestorationTask,
     "extraction": ExtractionTask,
+    "anofpdm": AnoFPDMTask,
+    "synomaly": SynomalyTask,
 }
 """A task is made from settings, the folder of label maps, the device, and whether it is to validate."""

@@ -1,0 +1,101 @@
+"""Synomaly noise: Gaussian noise with regions that are shifted by a constant, so that taking noise away takes
+lesions away.
+
+Bi, Huang, Clarenbach, Ghotbi, Karlas, Navab & Jiang, "Synomaly noise and multi-stage diffusion: A novel approach for
+unsupervised anomaly detection in medical images", Medical Image Analysis 2025 (arXiv 2411.04004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from DISYRECore.errors import DisyreError
+
+HIGHEST = 255.0
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The forward process of Synomaly.
+
+    Attributes:
+        sigma: Of the blur that makes the regions, in pixels; larger, larger regions. Published 3 (brain, liver) and
+            7 (ultrasound) in slices of 128 x 128.
+        threshold: On the blurred noise stretched to 0..255; higher, fewer regions. Published 175, ultrasound 150.
+        offset: The shift of a slice is U(0, 1) + offset. Published .5, liver 1.
+        directions: +1 for bright regions, -1 for dark ones; one is drawn for each slice.
+    """
+
+    sigma: float = 3.0
+    threshold: float = 175.0
+    offset: float = 0.5
+    directions: tuple[int, ...] = (1,)
+
+
+def synomaly_noise(
+    shape: tuple[int, int, int], settings: NoiseSettings, generator: Generator, region: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draws noise for slices:
+
+        e = n + delta m,   n ~ N(0, 1),   m = [stretch(blur(n)) > threshold],   delta = direction (U(0, 1) + offset)
+
+    The regions come from the same n, as published, so the noise inside them is a little brighter than outside; delta
+    is one number for each slice.
+
+    Args:
+        shape: (B, Y, X).
+        settings: What may be drawn.
+        generator: On the device that the noise is to lie on.
+        region: (B, Y, X) bool; regions are cut at its border. No limit when None.
+
+    Returns:
+        The noise and its regions m (bool), both (B, Y, X).
+
+    Raises:
+        DisyreError: A threshold that no region or every pixel reaches, or a direction other than 1 and -1.
+    """
+    _check(settings)
+    device = generator.device
+    noise = torch.randn(shape, generator=generator, device=device)
+    mask = _stretch(blur(noise, settings.sigma)) > settings.threshold
+    mask = mask if region is None else mask & region
+    size = torch.rand((shape[0], 1, 1), generator=generator, device=device) + settings.offset
+    drawn = torch.randint(len(settings.directions), (shape[0], 1, 1), generator=generator, device=device)
+    direction = torch.tensor(settings.directions, device=device)[drawn]
+    return noise + direction * size * mask, mask
+
+
+def blur(image: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """Gaussian blur of slices (B, Y, X), borders reflected about the outer pixels' centres.
+
+    Args:
+        image: The slices.
+        sigma: Standard deviation in pixels.
+        radius: Reach of the kernel; 4 sigma when None, at most what the slices allow.
+    """
+    reach = round(4 * sigma) if radius is None else radius
+    reach = min(reach, image.shape[1] - 1, image.shape[2] - 1)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma) ** 2)
+    taps = taps / taps.sum()
+    padded = F.pad(image[:, None], (reach,) * 4, mode="reflect")
+    rows = F.conv2d(padded, taps.view(1, 1, -1, 1))
+    return F.conv2d(rows, taps.view(1, 1, 1, -1))[:, 0]
+
+
+def _stretch(image: Tensor) -> Tensor:
+    """Each slice to 0..255."""
+    low, high = image.amin((1, 2), keepdim=True), image.amax((1, 2), keepdim=True)
+    return HIGHEST * (image - low) / (high - low).clamp(min=1e-12)
+
+
+def _check(settings: NoiseSettings) -> None:
+    if not 0 < settings.threshold < HIGHEST:
+        raise DisyreError(f"A noise threshold of {settings.threshold:g} makes no regions; give one between 0 and 255.")
+    if not settings.sigma > 0:
+        raise DisyreError("The blur of the noise regions must be above 0 pixels.")
+    if not settings.directions or not set(settings.directions) <= {-1, 1}:
+        raise DisyreError("The directions of the noise regions must be 1 (bright), -1 (dark) or both.")
