@@ -27,6 +27,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation_report import Pictures, write_evaluation
 from DISYRECore.files import check_writable
 from DISYRECore.findings import write_text
+from DISYRECore.methods import OWN_MODELS
 from DISYRECore.metrics import (
     LesionCounts,
     binned_ap,
@@ -38,7 +39,7 @@ from DISYRECore.metrics import (
     quantile_edges,
     recall_at,
 )
-from DISYRECore.model import DEFAULT_MODEL, list_models
+from DISYRECore.model import DEFAULT_MODEL, list_models, model_for
 from DISYRECore.pipeline import SMALLEST_ML, Detector, smooth
 from DISYRECore.pooled import (
     PooledCurve,
@@ -402,13 +403,17 @@ def contestants(methods: Sequence[str], model: str) -> list[Contestant]:
 
     Args:
         methods: As on the command line.
-        model: Of the methods that name none.
+        model: Of the methods that name none; methods with models of their own take one of these.
     """
     named = [*methods]
     if not any(name.partition("@")[0] == "dae" for name in named):
         named += [f"dae@{one.id}" for one in list_models() if one.method == "dae"][:1]
     labels = dict.fromkeys([*named, "ruler"])
-    return [Contestant(label, label.partition("@")[0], label.partition("@")[2] or model) for label in labels]
+    found = [(label, *label.partition("@")[::2]) for label in labels]
+    return [
+        Contestant(label, method, named or (model_for(method) if method in OWN_MODELS else model))
+        for label, method, named in found
+    ]
 
 
 def compare(draws: dict[str, dict[str, np.ndarray]], results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -442,11 +442,14 @@ def _insist_on_stripped(scan: Volume) -> None:
 
 def _choose_model(scan: Volume, contrast: str | None, method: str | None) -> tuple[str, str]:
     """Id of the model made for the contrast of a scan, and why it was chosen."""
-    from DISYRECore.methods import NEEDS_NO_MODEL
-    from DISYRECore.model import DEFAULT_MODEL, list_models
+    from DISYRECore.methods import NEEDS_NO_MODEL, OWN_MODELS
+    from DISYRECore.model import BRAIN_MRI, DEFAULT_MODEL, list_models, model_for
     from DISYRECore.prepare import prepare
 
-    models = sorted(list_models(), key=lambda model: model.id != DEFAULT_MODEL)
+    if method in OWN_MODELS:
+        return model_for(method), f"made for {method}"
+    models = [one for one in list_models() if one.profile == BRAIN_MRI and one.method not in OWN_MODELS]
+    models = sorted(models, key=lambda model: model.id != DEFAULT_MODEL)
     if method in NEEDS_NO_MODEL or not models:
         return DEFAULT_MODEL, ""
     if len(models) == 1:
