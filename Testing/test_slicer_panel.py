@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from slicer_fixtures import (
     LONG_S,
     PICTURES,
@@ -113,14 +114,21 @@ def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
     result = widget.panel.result
     truth = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(demo["truth"]), {"show": False})) > 0
     found = slicer.util.arrayFromVolume(result.score) > widget.panel.parameters.threshold
-    assert np.linalg.norm(np.argwhere(truth).mean(0) - np.argwhere(found).mean(0)) < 1
+    assert np.linalg.norm(np.argwhere(truth).mean(0) - np.argwhere(largest(found)).mean(0)) < 1
     segment = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume) > 0
     assert not (segment & ~found).any()
-    assert (found & ~segment).sum() < 100  # specks below the smallest finding
+    specks = found & ~segment
+    assert not specks.any() or largest(specks).sum() < 100  # each is below the smallest finding
     for node in (result.score, result.levels, result.segmentation):
         assert node.GetParentTransformNode() is volume.GetParentTransformNode()
     check_pictures(desktop, widget, found, volume)
     desktop.grab(PICTURES / "panel_result.png")
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component."""
+    components, _ = ndimage.label(mask)
+    return components == np.bincount(components.ravel())[1:].argmax() + 1
 
 
 def check_pictures(desktop: Any, widget: Any, found: np.ndarray, volume: Any) -> None:
