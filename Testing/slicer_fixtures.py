@@ -24,6 +24,10 @@ LONG_S = 120.0
 needs_slicer = pytest.mark.skipif(bool(harness.missing()), reason=harness.missing() or "present")
 
 
+HARMLESS = "invalid orientation preset name: Reformat"
+"""MRML's own complaint when it reads a scene with oblique slice views."""
+
+
 @pytest.fixture(scope="session")
 def application() -> Any:
     """The application with the module loaded and its panel open; one for all files that import this."""
@@ -65,7 +69,7 @@ def desktop(application: Any) -> Any:
         application.wait_until(lambda: not application.module.logic.running)
     assert not application.errors
     assert not application.qt_messages
-    assert not application.vtk_errors()[known:]
+    assert not [error for error in application.vtk_errors()[known:] if HARMLESS not in error]
 
 
 @pytest.fixture

@@ -149,11 +149,12 @@ def test_the_loss_looks_at_brain_voxels_only_and_weighs_its_parts(batches: Synth
             return torch.where(batch.mask, batch.healthy + 0.1, 7.0), torch.where(batch.mask, 0.0, 50.0)
 
     batch = batches.make(4, 0)
-    settings = replace(TINY, image_weight=3.0, region_weight=2.0)
+    settings = replace(TINY, image_weight=3.0, region_weight=2.0, dice_weight=0.5)
     loss, parts = restoration_loss(Fixed(), batch, settings)
     assert parts["error"] == pytest.approx(0.01, rel=1e-3)
     assert parts["region"] == pytest.approx(math.log(2), rel=1e-3)
-    assert float(loss) == pytest.approx(3 * 0.01 + 2 * math.log(2), rel=1e-3)
+    assert float(loss) == pytest.approx(3 * 0.01 + 2 * math.log(2) + 0.5 * (1 - parts["dice"]), rel=1e-3)
+    assert parts["dice"] == pytest.approx(1 - float(slice_dice_loss(0.5 * batch.mask, batch.region)), rel=1e-3)
 
 
 def test_a_small_network_learns_one_batch_by_heart(bank: AnatomyBank, shape_bank: ShapeBank) -> None:
