@@ -1,4 +1,4 @@
-"""Where the brain is in a scan, and which contrast it shows.
+"""Where the brain is in a scan.
 
 A scan is either stripped already, or its brain is extracted: the average head is aligned to it by mutual
 information, the scan is classified into tissues with the aligned head as prior, and the mask is the brain
@@ -22,11 +22,8 @@ from .volume import Grid, Volume, read_volume, resample, to_canonical
 AVERAGE_HEAD = resources() / "Anatomy" / "average_head_2mm.nii.gz"
 
 CSF = (4, 43, 14, 15, 24)
-VENTRICLES = (4, 43)
-CORTEX = (3, 42)
-GREY = (*CORTEX, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
-DEEP_WHITE = (2, 41)
-WHITE = (*DEEP_WHITE, 7, 46, 16, 28, 60)
+GREY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
+WHITE = (2, 41, 7, 46, 16, 28, 60)
 BONE = (515, 516, 514)
 SOFT = (502, 506, 507, 508, 509, 511, 512, 530)
 SKIN = 511
@@ -56,12 +53,6 @@ STRIPPED_ML = (500.0, 2300.0)
 LEAST_SHARE = 0.95
 CUT_MM2 = 2000.0
 LEAST_RIM, DEEPEST_DIP = 0.6, 0.93
-
-LEAST_ZONE_VOXELS = 50
-BRIGHT_FLUID = 0.4
-"""How far fluid lies above white matter in T2, in units of the 10th to 90th percentile range of the brain."""
-T1_CORTEX_BRIGHTER, FLAIR_CORTEX_BRIGHTER = 0.3, 0.38
-"""How often a voxel of the cortex is brighter than one of the white matter: at most in T1, at least in FLAIR."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,66 +212,6 @@ def _coverage_flags(depth_mm: np.ndarray, to_scan: np.ndarray) -> list[str]:
     if share >= LEAST_COVERAGE:
         return []
     return [f"Only about {100 * share:.0f} % of the brain lies inside the scan."]
-
-
-# Contrast
-
-
-def guess_contrast(image: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> str:
-    """Guesses the contrast of a brain from which of its tissues is brighter.
-
-    The average brain is laid over the mask by its centre and extent; where its ventricles, cortex and deep white
-    matter come to lie is close enough to tell T2 (fluid far brighter than white matter), T1 (cortex darker than
-    white matter) and FLAIR (neither) apart.
-
-    Args:
-        image: (X, Y, Z) intensities.
-        mask: (X, Y, Z) bool, the brain.
-        affine: (4, 4), voxel index to RAS mm.
-
-    Returns:
-        ``T1``, ``T2``, ``FLAIR`` or ``unknown``.
-    """
-    points = np.argwhere(mask)[:: max(1, int(mask.sum() / 100_000))] @ affine[:3, :3].T + affine[:3, 3]
-    fluid, cortex, white = (_values_at(image, mask, affine, _laid_over(zone, points)) for zone in _zones())
-    low, high = np.percentile(image[mask], [10, 90])
-    if low == high or min(len(fluid), len(cortex), len(white)) < LEAST_ZONE_VOXELS:
-        return "unknown"
-    if np.percentile(fluid, 75) > np.median(white) + BRIGHT_FLUID * (high - low):
-        return "T2"
-    cortex_brighter = float(np.searchsorted(np.sort(white), cortex).mean() / len(white))
-    if cortex_brighter < T1_CORTEX_BRIGHTER:
-        return "T1"
-    return "FLAIR" if cortex_brighter > FLAIR_CORTEX_BRIGHTER else "unknown"
-
-
-@lru_cache(maxsize=1)
-def _zones() -> list[np.ndarray]:
-    """Points of the average brain in RAS mm: inner ventricles, cortex, deep white matter."""
-    labels = average_head().voxels
-    inner = ndimage.binary_erosion(np.isin(labels, VENTRICLES))
-    deep = ndimage.binary_erosion(np.isin(labels, DEEP_WHITE), iterations=2)
-    return [_points(zone) for zone in (inner, np.isin(labels, CORTEX), deep)]
-
-
-def _points(zone: np.ndarray) -> np.ndarray:
-    affine = average_head().affine
-    return np.argwhere(zone) @ affine[:3, :3].T + affine[:3, 3]
-
-
-def _laid_over(zone: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Moves points of the average brain to a brain with other points, by mean and spread along R, A and S."""
-    average = _points(_depth_mm() > -RIM_MM)
-    return (zone - average.mean(axis=0)) * brain.std(axis=0) / average.std(axis=0) + brain.mean(axis=0)
-
-
-def _values_at(image: np.ndarray, mask: np.ndarray, affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values of the voxels inside the mask that are nearest to some points in RAS mm."""
-    to_index = np.linalg.inv(affine)
-    index = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)
-    index = index[((index >= 0) & (index < image.shape)).all(axis=1)]
-    index = index[mask[tuple(index.T)]]
-    return image[tuple(index.T)]
 
 
 # The average head

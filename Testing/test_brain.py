@@ -15,7 +15,6 @@ from DISYRECore.brain import (
     classify,
     extract_brain,
     find_brain,
-    guess_contrast,
     is_stripped,
     stripped_mask,
 )
@@ -235,24 +234,6 @@ def test_classify_learns_intensities_from_priors_that_are_only_roughly_right():
     assert ((posterior[1] > 0.5) == truth).mean() > 0.99
 
 
-# --- contrast
-
-
-@pytest.mark.parametrize("contrast", BRIGHTNESS)
-def test_contrast_is_guessed_whatever_the_scale_and_the_grid(contrast: str):
-    scan, truth = moved(contrast, pose(pitch=6, shift=(30, 0, -50)), 4.0)
-    assert guess_contrast(scan.voxels, truth, scan.affine) == contrast
-    assert guess_contrast(0.01 * scan.voxels - 3, truth, scan.affine) == contrast
-
-
-def test_contrast_of_an_image_without_tissues_is_unknown():
-    truth = true_brain(average_head().voxels, 2.0)
-    flat = np.random.default_rng(0).normal(size=truth.shape)
-    flat[np.isin(average_head().voxels, brain.CORTEX)] -= 0.6
-    assert guess_contrast(flat, truth, average_head().affine) == "unknown"
-    assert guess_contrast(np.ones(truth.shape), truth, average_head().affine) == "unknown"
-
-
 # --- real scans
 
 
@@ -266,20 +247,3 @@ def test_real_head_and_its_stripped_twin_agree(subject: str):
     found = find_brain(head)
     truth = resample(Volume(stripped_mask(twin), twin.affine), head.grid, order=0).voxels
     assert dice(found.mask, truth) > 0.92
-    assert guess_contrast(head.voxels, found.mask, head.affine) == "T1"
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("path", "contrast"),
-    [
-        ("pathology/ms_patient07/T1.nii.gz", "T1"),
-        ("pathology/ms_patient07/T2.nii.gz", "T2"),
-        ("pathology/ms_patient07/FLAIR.nii.gz", "FLAIR"),
-        ("pathology/stroke_M2208/T2_brain.nii.gz", "T2"),
-    ],
-)
-def test_contrast_of_real_stripped_scans(path: str, contrast: str):
-    scan = to_canonical(read_volume(SHARED / path))
-    assert is_stripped(scan)
-    assert guess_contrast(scan.voxels, stripped_mask(scan), scan.affine) == contrast
