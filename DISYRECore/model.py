@@ -137,9 +137,12 @@ def read_description(folder: Path) -> ModelDescription:
         values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         values["network"] = _settings(values["method"], values["network"])
         values["contrasts"] = tuple(values["contrasts"])
-        return ModelDescription(**values)
+        description = ModelDescription(**values)
+        if not all(isinstance(table, dict) for table in (description.thresholds, description.normalise)):
+            raise TypeError("no table")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
+    return description
 
 
 def _settings(method: str, values: dict[str, Any]) -> Settings:

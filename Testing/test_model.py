@@ -121,6 +121,8 @@ def test_a_damaged_description_is_refused_in_one_sentence(folder: Path, text: st
         {"network": 3},
         {"surprise": 1},
         {"contrasts": 1},
+        {"normalise": "robust"},
+        {"thresholds": [0.5]},
     ],
 )
 def test_a_description_with_wrong_fields_is_refused_in_one_sentence(folder: Path, changes: dict[str, object]) -> None:

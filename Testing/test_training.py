@@ -162,7 +162,7 @@ def test_a_small_network_learns_one_batch_by_heart(bank: AnatomyBank, shape_bank
     network = NetworkSettings(channels=(16, 32), blocks=1, groups=8, fold=2, context=1, residual=True)
     corruption = CorruptionSettings(anomalies=(0.0, 1.0))
     settings = replace(TINY, network=network, corruption=corruption, reuse=1)
-    batch = SyntheticBatches(settings, bank, shape_bank).make(2, 3)
+    batch = SyntheticBatches(settings, bank, shape_bank).make(2, 5)
     torch.manual_seed(0)
     model = RestorationNetwork(network)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -175,7 +175,7 @@ def test_a_small_network_learns_one_batch_by_heart(bank: AnatomyBank, shape_bank
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert errors[0] > 5e-4
+    assert errors[0] > 1e-3
     assert errors[-1] < 1e-4
 
 

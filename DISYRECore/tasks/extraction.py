@@ -23,7 +23,7 @@ from DISYRECore.synthesis import Lattice, ScanParameters, draw_scan, lookup, pos
 
 HEAD_MM = (232, 248, 200)
 HEAD_SHAPE = (96, 112, 96)
-CLOSING_MM = 5.0
+CLOSING_MM, OPENING_MM = 8.0, 4.0
 STEP_MM = 0.125
 TILT = 0.25
 SHIFT_MM = 20.0
@@ -47,14 +47,20 @@ class Heads:
 
 
 def brain_depth_map(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Signed distance to the surface of a label map's brain with its sulci closed, in steps of `STEP_MM`, int8."""
-    tissue = brain_tissue(labels)
-    grown = ndimage.distance_transform_edt(~tissue, sampling=spacing_mm) <= CLOSING_MM
-    brain = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > CLOSING_MM
-    brain |= tissue
+    """Signed distance to the surface of a label map's brain in steps of `STEP_MM`, int8, positive inside.
+
+    Sulci are closed and holes filled; what is thinner than twice `OPENING_MM`, such as nerves, is left out.
+    """
+    around = ~_grown(brain_tissue(labels), CLOSING_MM, spacing_mm)
+    closed = ndimage.binary_fill_holes(~_grown(around, CLOSING_MM, spacing_mm))
+    brain = _grown(~_grown(~closed, OPENING_MM, spacing_mm), OPENING_MM, spacing_mm)
     inside = ndimage.distance_transform_edt(brain, sampling=spacing_mm)
     outside = ndimage.distance_transform_edt(~brain, sampling=spacing_mm)
     return np.clip((inside - outside) / STEP_MM, -127, 127).astype(np.int8)
+
+
+def _grown(mask: np.ndarray, margin_mm: float, spacing_mm: float) -> np.ndarray:
+    return ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= margin_mm
 
 
 class SyntheticHeads:

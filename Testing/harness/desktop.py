@@ -252,8 +252,10 @@ class Desktop:
         self.panel.grab().save(str(path))
 
     def clear(self) -> None:
-        """Closes the scene."""
+        """Closes the scene; its slice views, which stay, show their first orientation again."""
         self.scene.Clear(0)
+        for view in self.views.slices.values():
+            view.straighten()
         self.process()
 
 

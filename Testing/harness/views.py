@@ -80,7 +80,7 @@ class SliceView:
     """One slice view."""
 
     def __init__(self, name: str, orientation: str, size: tuple[int, int], app_logic: Any) -> None:
-        self.name, self.size = name, size
+        self.name, self.orientation, self.size = name, orientation, size
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(app_logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
@@ -112,6 +112,10 @@ class SliceView:
         self._mapper.SetInputConnection(connection)
         self._image.SetVisibility(connection is not None)
         return self._canvas
+
+    def straighten(self) -> None:
+        """Turns the view back to the orientation that it has at the start."""
+        self.logic.GetSliceNode().SetOrientation(self.orientation)
 
     def pixels(self) -> np.ndarray:
         """Draws the view: (H, W, 3) uint8, first row on top."""
