@@ -10,6 +10,7 @@ s_t = sqrt(1 - abar_t):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -32,6 +33,9 @@ HEALTHY, ANOMALOUS, NULL = 0, 1, 2
 SCHEDULES = {"linear": "linear_beta", "cosine": "cosine"}
 FRAME_PIXELS = 128 * 128
 """Pixels of a slice for which the published methods state areas in pixels."""
+
+HALF_BIN, EDGE, RAREST = 1 / 255, 0.999, 1e-12
+"""Half the width of a grey value in [-1, 1], where the outermost ones begin, and the least probability told apart."""
 
 THRESHOLD, BELOW = 0.5, 0.499
 """Where a method's own decision lies on the score `dynamic`, and the most that anything else reaches."""
@@ -71,10 +75,56 @@ def add_noise(x: Tensor, noise: Tensor, step: Tensor | int, schedule: str) -> Te
     return a * x + s * noise
 
 
-def estimate(x_t: Tensor, noise: Tensor, step: int, schedule: str) -> Tensor:
+def estimate(x_t: Tensor, noise: Tensor, step: Tensor | int, schedule: str) -> Tensor:
     """The one-step estimate of x_0, clipped to [-1, 1]."""
-    a, s = coefficients(schedule, step)
+    a, s = (c.to(x_t.device) for c in coefficients(schedule, step))
     return ((x_t - s * noise) / a).clamp(-1, 1)
+
+
+def variational_bound(x: Tensor, x_t: Tensor, noise: Tensor, step: Tensor, schedule: str) -> Tensor:
+    """How much is lost by undoing one step with the predicted noise instead of the image, as a bound on likelihood.
+
+        mu(x_0) = (beta_t sqrt(abar_u) x_0 + (1 - abar_u) sqrt(1 - beta_t) x_t) / (1 - abar_t),   u = t - 1
+        L_t = KL( N(mu(x_0), v_t) || N(mu(xh_t), beta_t) ),   v_t = beta_t (1 - abar_u) / (1 - abar_t)
+        L_0 = -log of the share of N(xh_0, v_1) that lies within the grey value of x_0
+
+    Ho et al., NeurIPS 2020, equations 5 to 7 and 13, with the larger of their two variances. The clipped estimate has
+    no gradient beyond [-1, 1].
+
+    Args:
+        x: (B, Y, X) in [-1, 1].
+        x_t: (B, Y, X), the same with noise.
+        noise: (B, Y, X), predicted.
+        step: (B,) integer steps.
+        schedule: One of `SCHEDULES`.
+
+    Returns:
+        Bits per pixel, (B,), not negative.
+    """
+    restored = estimate(x_t, noise, step, schedule)
+    beta, kept, pull = (c.to(x.device)[step].view(-1, 1, 1) for c in _posterior(schedule))
+    moved = (pull * (x - restored)).square() / beta
+    divergence = 0.5 * (moved + kept - 1 - kept.log())
+    bits = torch.where(step.view(-1, 1, 1) == 0, _surprise(x, restored, beta.sqrt()), divergence)
+    return bits.flatten(1).mean(1) / math.log(2)
+
+
+@cache
+def _posterior(schedule: str) -> tuple[Tensor, Tensor, Tensor]:
+    """beta_t, v_t / beta_t and the weight of x_0 in mu, each (STEPS,); at t = 0 v_1 stands for both variances."""
+    abar = retained(schedule).double()
+    before = torch.cat([torch.ones(1), abar[:-1]])
+    beta = 1 - abar / before
+    kept, pull = (1 - before) / (1 - abar), beta * before.sqrt() / (1 - abar)
+    beta[0], kept[0] = beta[1] * kept[1], 1.0
+    return beta.float(), kept.float(), pull.float()
+
+
+def _surprise(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """-log of the probability of each pixel's grey value; the darkest and the brightest have no outer end."""
+    upper = torch.special.ndtr((x - mean + HALF_BIN) / deviation).masked_fill(x > EDGE, 1.0)
+    lower = torch.special.ndtr((x - mean - HALF_BIN) / deviation).masked_fill(x < -EDGE, 0.0)
+    return -(upper - lower).clamp(min=RAREST).log()
 
 
 def advance(x_t: Tensor, x_0: Tensor, step: int, following: int, schedule: str) -> Tensor:

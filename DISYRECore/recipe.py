@@ -31,10 +31,14 @@ class TrainingSettings:
         network: Settings of the network; `size` names a base.
         diffusion: Settings of the network of ``anofpdm`` and ``synomaly``; `size` names a published one.
         noise: Forward process of ``synomaly``.
+        highest_step: Diffusion steps above this one are not learnt; detection never goes there.
+        vlb: Whether the variational bound is added to the squared error of the noise, as published for ``synomaly``.
         unlabelled: Share of the slices of ``anofpdm`` whose label is withheld.
         source: ``anatomies`` (label maps, from which scans are synthesised) or ``images`` (scans, see `slices`).
         profile: Kind of scans, see `profiles`; others than brain MRI need ``images``.
         labels: Of ``images``: ``synthetic`` anomalies, ``lesions`` (masks) or a ``table``, see `slices`.
+        flips: Of ``images``: ``horizontal``, ``vertical`` or both, each with probability .5; published for
+            ``synomaly`` are both for brain MRI and ultrasound, none for liver CT.
         corruption: Settings of the forward process.
         contrasts: Contrasts of the synthetic scans.
         spacing_mm: Spacing of the model grid.
@@ -61,10 +65,13 @@ class TrainingSettings:
     network: NetworkSettings = field(default_factory=lambda: network_settings({"size": "compact"}))
     diffusion: DiffusionSettings | None = None
     noise: NoiseSettings = field(default_factory=NoiseSettings)
+    highest_step: int = 999
+    vlb: bool = False
     unlabelled: float = 0.1
     source: str = "anatomies"
     profile: str = "brain-mri"
     labels: str = "synthetic"
+    flips: tuple[str, ...] = ()
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR")
     spacing_mm: float = 1.5

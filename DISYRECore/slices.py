@@ -25,6 +25,9 @@ from DISYRECore.shapes import ShapeBank
 from DISYRECore.volume import Volume, resample
 
 LABELS = ("synthetic", "lesions", "table")
+FLIPS = {"horizontal": 2, "vertical": 1}
+"""Axes of slices (B, Y, X) that are turned about."""
+
 LEAST_SHARE = 0.02
 """Slices with less than this share of their frame inside the mask are left out."""
 
@@ -50,6 +53,26 @@ class SlicePool:
     def subset(self, which: Tensor) -> SlicePool:
         """Some of the slices."""
         return SlicePool(self.image[which], self.mask[which], self.region[which])
+
+
+def flip(slices: SlicePool, flips: tuple[str, ...], generator: Generator) -> SlicePool:
+    """Turns every other slice about, on average, along each of the axes named.
+
+    Args:
+        slices: Image, mask and region are turned together.
+        flips: Of `FLIPS`.
+        generator: On the device of the slices.
+
+    Raises:
+        DisyreError: An axis that does not exist.
+    """
+    for name in flips:
+        if name not in FLIPS:
+            raise DisyreError(f"There is no flip '{name}'; choose from {', '.join(FLIPS)}.")
+        turned = torch.rand(len(slices.image), generator=generator, device=slices.image.device) < 0.5
+        axis, chosen = FLIPS[name], turned.view(-1, 1, 1)
+        slices = SlicePool(*(torch.where(chosen, v.flip(axis), v) for v in vars(slices).values()))
+    return slices
 
 
 def read_pool(folder: Path, patterns: tuple[str, ...], settings: TrainingSettings) -> SlicePool:
@@ -103,7 +126,7 @@ def _read_scan(path: Path, table: dict[tuple[str, int], bool], settings: Trainin
     brain = profile.prepare(scan, settings.spacing_mm, mask, None)
     truth = _truth(path, scan, profile, table, settings.labels)
     x, inside = brain.tensors()
-    pictures = [_fit(v.float(), settings.slice_shape) for v in (x, inside, _to_model(brain, truth))]
+    pictures = [fit(v.float(), settings.slice_shape) for v in (x, inside, _to_model(brain, truth))]
     return SlicePool(pictures[0], pictures[1] > 0.5, (pictures[2] > 0.5) & (pictures[1] > 0.5))
 
 
@@ -126,8 +149,8 @@ def _to_model(brain: PreparedBrain, values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(moved.voxels.T))
 
 
-def _fit(slices: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Pads and crops slices (Z, Y, X) about their middle."""
+def fit(slices: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Pads slices (Z, Y, X) with 0 and crops them, about their middle, to a `shape` (Y, X)."""
     wide, _ = frame(slices, shape, fill=0.0)
     low = [(have - want) // 2 for have, want in zip(wide.shape[1:], shape, strict=True)]
     return wide[:, low[0] : low[0] + shape[0], low[1] : low[1] + shape[1]]
@@ -139,7 +162,7 @@ class ImageSlices:
     Args:
         pool: On the device that trains.
         shapes: Of synthetic anomalies.
-        settings: Their corruption, spacing and labels; ``synthetic`` corrupts the slices, other labels do not.
+        settings: Their corruption, spacing, flips and labels; ``synthetic`` corrupts the slices, other labels do not.
         brighter: Probability that a synthetic anomaly brightens what it covers.
     """
 
@@ -151,7 +174,7 @@ class ImageSlices:
         device = self.pool.image.device
         generator = Generator(device).manual_seed(seed)
         which = torch.randint(len(self.pool.image), (count,), generator=generator, device=device)
-        chosen = self.pool.subset(which)
+        chosen = flip(self.pool.subset(which), self.settings.flips, generator)
         image, mask = chosen.image[:, None], chosen.mask[:, None]
         if self.settings.labels != "synthetic":
             return chosen, Corrupted(image, chosen.region[:, None], torch.zeros(count, device=device))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Generator, Tensor
+from torch.distributions import Normal, kl_divergence
 
 from DISYRECore.diffusion import (
     ANOMALOUS,
@@ -29,6 +32,7 @@ from DISYRECore.diffusion import (
     retained,
     to_signed,
     to_unsigned,
+    variational_bound,
 )
 from DISYRECore.errors import DisyreError
 from DISYRECore.networks import count_parameters
@@ -106,6 +110,65 @@ def test_encoding_and_decoding_with_one_network_returns_to_the_image() -> None:
         errors.append(float((x_t - x).abs().max()))
     assert errors[1] < errors[0] < 0.2
     assert errors[1] < 0.02
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_bound_is_nearly_nought_for_an_oracle_and_grows_with_its_error(schedule: str) -> None:
+    x, noise, steps = random(4, 8, 6).clamp(-1, 1), random(4, 8, 6, seed=1), torch.tensor([30, 100, 400, 700])
+    x_t = add_noise(x, noise, steps, schedule)
+    bounds = [variational_bound(x, x_t, noise + error, steps, schedule) for error in (0.0, 0.05, 0.1)]
+    assert bounds[0].shape == (4,)
+    assert bounds[0].min() >= 0
+    assert bounds[0].max() < 2e-3
+    assert (bounds[1] > bounds[0]).all()
+    assert (bounds[2] > bounds[1]).all()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("step", [1, 2, 57, 400, 999])
+def test_the_bound_is_the_divergence_of_two_posteriors(schedule: str, step: int) -> None:
+    """Spelt out with means and variances in double precision."""
+    x, noise = random(2, 6, 5).clamp(-1, 1), random(2, 6, 5, seed=1)
+    steps, predicted = torch.full((2,), step), noise + 0.1 * random(2, 6, 5, seed=2)
+    x_t = add_noise(x, noise, steps, schedule)
+    abar, before = (float(retained(schedule)[t]) for t in (step, step - 1))
+    beta = 1 - abar / before
+
+    def mean(x_0: Tensor) -> Tensor:
+        return (beta * before**0.5 * x_0 + (1 - before) * (1 - beta) ** 0.5 * x_t.double()) / (1 - abar)
+
+    variance = beta * (1 - before) / (1 - abar)
+    ours = Normal(mean(estimate(x_t, predicted, step, schedule).double()), beta**0.5)
+    expected = kl_divergence(Normal(mean(x.double()), variance**0.5), ours).mean((1, 2)) / np.log(2)
+    bound = variational_bound(x, x_t, predicted, steps, schedule)
+    assert bound.tolist() == pytest.approx(expected.tolist(), rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_bound_of_the_first_step_is_the_likelihood_of_grey_values(schedule: str) -> None:
+    x = torch.tensor([[[-1.0, -0.5, 0.0, 0.3, 1.0]]])
+    noise, steps = random(1, 1, 5), torch.zeros(1, dtype=torch.long)
+    x_t, predicted = add_noise(x, noise, steps, schedule), noise + 0.3 * random(1, 1, 5, seed=2)
+    first, second = (float(a) for a in retained(schedule)[:2])
+    deviation = ((1 - second / first) * (1 - first) / (1 - second)) ** 0.5
+    middle = estimate(x_t, predicted, 0, schedule)[0, 0].tolist()
+    expected = []
+    for value, m in zip(x[0, 0].tolist(), middle, strict=True):
+        high = 1.0 if value > 0.999 else norm.cdf(value + 1 / 255, m, deviation)
+        low = 0.0 if value < -0.999 else norm.cdf(value - 1 / 255, m, deviation)
+        expected.append(-np.log2(max(high - low, 1e-12)))
+    assert float(variational_bound(x, x_t, predicted, steps, schedule)[0]) == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_bound_has_a_finite_gradient_at_every_step(schedule: str) -> None:
+    steps = torch.tensor([0, 0, 1, 10, 500, 998, 999])
+    x, noise = random(7, 8, 6).clamp(-1, 1), random(7, 8, 6, seed=1)
+    predicted = (noise * torch.tensor([1.0, -50.0, 1, 1, 1, 1, 100.0]).view(-1, 1, 1)).requires_grad_()
+    bound = variational_bound(x, add_noise(x, noise, steps, schedule), predicted, steps, schedule)
+    bound.mean().backward()
+    assert bound.isfinite().all()
+    assert predicted.grad.isfinite().all()
 
 
 def test_guidance_of_nought_is_conditional_and_of_minus_one_unconditional() -> None:

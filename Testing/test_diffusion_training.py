@@ -106,10 +106,35 @@ def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingS
     assert one.step.max() < 1000
 
 
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(
+    labelmaps: Path, settings: TrainingSettings
+) -> None:
+    task = TASKS[settings.task](replace(settings, highest_step=610, reuse=50), labelmaps, CPU, validates=False)
+    step = torch.cat([task.make(200, seed).step for seed in range(3)])
+    assert step.min() < 15
+    assert 595 < step.max() <= 610
+    assert float(step.float().mean()) == pytest.approx(305, abs=30)
+
+
+def test_the_highest_step_itself_is_learnt() -> None:
+    generator = Generator().manual_seed(0)
+    assert set(diffusion._steps(300, 3, generator).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("highest", [-1, 0, 150, 1000, 700.5, "many"])
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_a_highest_step_that_leaves_out_what_detection_needs_is_refused(
+    labelmaps: Path, tmp_path: Path, settings: TrainingSettings, highest: int
+) -> None:
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        Trainer(replace(settings, highest_step=highest), labelmaps, tmp_path, device="cpu")
+
+
 # Learning
 
 
-@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY, replace(SYNOMALY, vlb=True)], ids=lambda s: s.task)
 def test_the_loss_falls(labelmaps: Path, settings: TrainingSettings) -> None:
     task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
     torch.manual_seed(0)
@@ -124,6 +149,21 @@ def test_the_loss_falls(labelmaps: Path, settings: TrainingSettings) -> None:
         optimiser.step()
     assert 0.8 < errors[0] < 1.6
     assert errors[-1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: TrainingSettings) -> None:
+    plain, bounded = (
+        TASKS[settings.task](replace(settings, vlb=vlb), labelmaps, CPU, validates=False) for vlb in (False, True)
+    )
+    torch.manual_seed(0)
+    network, batch = plain.network(), plain.make(8, 0)
+    (error, parts), (both, shown) = (task.loss(network, batch) for task in (plain, bounded))
+    assert parts == {"error": float(error.detach())}
+    assert shown["error"] == parts["error"]
+    assert float(both.detach()) == pytest.approx(shown["error"] + shown["vlb"])
+    both.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
@@ -269,6 +309,13 @@ def test_bundled_configs_describe_networks_within_the_weight_budget(name: str) -
     assert settings.diffusion is not None
     network = DiffusionNetwork(replace(settings.diffusion, labelled=name == "anofpdm"))
     assert 2 * sum(p.numel() for p in network.parameters()) < 4e6
+
+
+def test_a_config_says_steps_bound_and_flips(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nhighest_step: 600\nvlb: true\nflips: [horizontal, vertical]\n")
+    settings, usual = read_config(tmp_path / "a.yaml"), TrainingSettings("a")
+    assert (settings.highest_step, settings.vlb, settings.flips) == (600, True, ("horizontal", "vertical"))
+    assert (usual.highest_step, usual.vlb, usual.flips) == (999, False, ())
 
 
 def test_a_config_without_a_network_is_refused_in_one_sentence(labelmaps: Path, tmp_path: Path) -> None:

@@ -340,6 +340,37 @@ def test_labels_come_from_masks_tables_or_synthetic_anomalies(livers: Path) -> N
 
 
 @pytest.mark.usefixtures("_light")
+@pytest.mark.parametrize("flips", [(), ("horizontal",), ("vertical",), ("horizontal", "vertical")])
+def test_slices_are_flipped_as_asked_with_their_masks_and_again_the_same(livers: Path, flips: tuple[str, ...]) -> None:
+    task = AnoFPDMTask(replace(LIVER, task="anofpdm", flips=flips), livers, CPU, validates=True)
+    pool, (drawn, made) = task.batches.slices.pool, task.batches.slices.draw(200, 5)
+    known = [list(vars(part).values()) for part in (pool, drawn)]
+    axes = [[], *([axis] for axis in ([2] if "horizontal" in flips else [])), *([[1]] if "vertical" in flips else [])]
+    axes += [[1, 2]] if len(flips) == 2 else []
+    seen = np.zeros(len(axes), int)
+    for one in zip(*known[1], strict=True):
+        places = [
+            any(all(torch.equal(v.flip([a - 1 for a in by]), w) for v, w in zip(other, one, strict=True))
+                for other in zip(*known[0], strict=True))
+            for by in axes
+        ]  # fmt: skip
+        assert sum(places) == 1
+        seen[places.index(True)] += 1
+    assert seen.min() > 0.7 * 200 / len(axes)
+    assert torch.equal(made.image[:, 0], drawn.image)
+    assert torch.equal(made.region[:, 0], drawn.region)
+    assert torch.equal(task.batches.make(200, 5).healthy, drawn.image)
+    assert task.held_out.slices.settings.flips == ()
+
+
+@pytest.mark.usefixtures("_light")
+def test_an_unknown_flip_is_refused_in_one_sentence(livers: Path) -> None:
+    task = SynomalyTask(replace(LIVER, flips=("sideways",)), livers, CPU, validates=False)
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        task.make(2, 0)
+
+
+@pytest.mark.usefixtures("_light")
 @pytest.mark.parametrize("kind", ["lesions", "table", "rumour"])
 def test_labels_that_are_missing_or_all_of_one_class_are_refused_in_one_sentence(livers: Path, kind: str) -> None:
     for file in (livers / "lesions").iterdir():

@@ -243,17 +243,30 @@ def anofpdm(
         healthy = estimate(x_t, guided(conditional, free, guidance), t, SCHEDULE)
         unguided = estimate(x_t, free if reference == "null" else conditional, t, SCHEDULE)
         observe(walk, t, healthy, unguided, inclusive=inclusive, peak=map == "peak")
-    quantile = slice_quantiles(walk.map, quantile_levels(walk.divergence, largest_divergence, levels))
-    filtered = median_in_plane(walk.map, median)
-    made = filtered if score == "residual" else _dynamic(filtered, quantile, walk.cosine <= cosine_threshold)
+    made = median_in_plane(walk.map, median)
+    if score == "dynamic":
+        made = dynamic(walk, made, quantile_levels(walk.divergence, largest_divergence, levels), cosine_threshold)
     return Restoration(place.back(made) * mask, to_unsigned(place.back(walk.restored)) * mask)
 
 
-def _dynamic(filtered: Tensor, quantile: Tensor, anomalous: Tensor) -> Tensor:
-    cut = quantile.view(-1, 1, 1)
-    smallest = SMALLEST_PIXELS * filtered[0].numel() / FRAME_PIXELS
-    marked = (filtered >= cut) & anomalous.view(-1, 1, 1) & (filtered > 0)
-    return decide(filtered / cut.clamp(min=1e-12), large_regions(marked, smallest, diagonal=True))
+def dynamic(walk: Walk, filtered: Tensor, levels: Tensor, cosine_threshold: float) -> Tensor:
+    """The score `dynamic` of slices, see `anofpdm`.
+
+    Args:
+        walk: At its end.
+        filtered: (Z, Y, X), its map after the median filter; the quantile is that of the map before.
+        levels: (Z,), see `quantile_levels`.
+        cosine_threshold: Slices whose cosine is higher have no findings.
+    """
+    cut = slice_quantiles(walk.map, levels).view(-1, 1, 1)
+    sick = (walk.cosine <= cosine_threshold).view(-1, 1, 1)
+    marked = without_specks((filtered >= cut) & sick & (filtered > 0))
+    return decide(filtered / cut.clamp(min=1e-12), marked)
+
+
+def without_specks(marked: Tensor) -> Tensor:
+    """A mask (Z, Y, X) without regions of fewer than `SMALLEST_PIXELS` of a slice."""
+    return large_regions(marked, SMALLEST_PIXELS * marked[0].numel() / FRAME_PIXELS, diagonal=True)
 
 
 def _check(**chosen: tuple[str, tuple[str, ...]]) -> None:

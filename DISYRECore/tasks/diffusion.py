@@ -28,10 +28,11 @@ from DISYRECore.diffusion import (
     estimate,
     guided,
     to_signed,
+    variational_bound,
 )
 from DISYRECore.errors import DisyreError
+from DISYRECore.methods.anofpdm import FORWARD_STEPS, Walk, forward, observe, path, start_walk
 from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
-from DISYRECore.methods.anofpdm import Walk, forward, observe, path, start_walk
 from DISYRECore.methods.synomaly import SCHEDULE as COSINE
 from DISYRECore.methods.synomaly import departure, synomaly
 from DISYRECore.metrics import average_precision
@@ -72,14 +73,19 @@ class NoisyBatch:
     condition: Tensor | None = None
 
 
-def noise_loss(network: nn.Module, batch: NoisyBatch, schedule: str) -> tuple[Tensor, dict[str, float]]:
-    """Mean squared error of the noise, everywhere in the slice."""
-    noisy = add_noise(batch.image, batch.noise, batch.step, schedule)[:, None]
+def noise_loss(
+    network: nn.Module, batch: NoisyBatch, schedule: str, vlb: bool = False
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean squared error of the noise, everywhere in the slice; with `vlb` plus `variational_bound`."""
+    x_t = add_noise(batch.image, batch.noise, batch.step, schedule)
     told = (batch.step,) if batch.condition is None else (batch.step, batch.condition)
-    with mixed_precision(noisy.device):
-        noise, _ = network(noisy, *told)
-    loss = (noise.float() - batch.noise).square().mean()
-    return loss, {"error": float(loss.detach())}
+    with mixed_precision(x_t.device):
+        noise, _ = network(x_t[:, None], *told)
+    error = (noise.float() - batch.noise).square().mean()
+    if not vlb:
+        return error, {"error": float(error.detach())}
+    bound = variational_bound(batch.image, x_t, noise.float(), batch.step, schedule).mean()
+    return error + bound, {"error": float(error.detach()), "vlb": float(bound.detach())}
 
 
 def predictor(network: nn.Module, device: torch.device) -> Predict:
@@ -100,6 +106,7 @@ class AnoFPDMTask:
     schedule = LINEAR
 
     def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
+        _check_highest(settings, FORWARD_STEPS - 1)
         self.settings, self.device, self.found = settings, device, dict[str, Any]()
         self.batches = _slices(settings, labelmaps, settings.train, device)
         self.held_out = _slices(settings, labelmaps, settings.validation, device) if validates else None
@@ -115,11 +122,11 @@ class AnoFPDMTask:
         noise = torch.randn(image.shape, generator=generator, device=self.device)
         withheld = torch.rand(count, generator=generator, device=self.device) < self.settings.unlabelled
         condition = torch.where(withheld, NULL, labels(batch))
-        return NoisyBatch(image, noise, _steps(count, generator), condition)
+        return NoisyBatch(image, noise, _steps(count, self.settings.highest_step, generator), condition)
 
     def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
         """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule)
+        return noise_loss(network, batch, self.schedule, self.settings.vlb)
 
     @torch.no_grad()
     def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
@@ -145,6 +152,7 @@ class SynomalyTask:
     schedule = COSINE
 
     def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
+        _check_highest(settings, max(NOISE_STEPS))
         self.settings, self.device, self.found = settings, device, dict[str, Any]()
         plain = replace(settings, corruption=CorruptionSettings(anomalies=(1.0,)), reuse=1)
         self.batches = _slices(plain, labelmaps, settings.train, device, healthy=True)
@@ -159,11 +167,11 @@ class SynomalyTask:
         image = to_signed(self.batches.make(count, seed).healthy)
         generator = Generator(self.device).manual_seed(seed + 1)
         noise, _ = synomaly_noise((count, *image.shape[1:]), self.settings.noise, generator)
-        return NoisyBatch(image, noise, _steps(count, generator))
+        return NoisyBatch(image, noise, _steps(count, self.settings.highest_step, generator))
 
     def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
         """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule)
+        return noise_loss(network, batch, self.schedule, self.settings.vlb)
 
     @torch.no_grad()
     def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
@@ -272,8 +280,15 @@ def _precision(score: Tensor, batch: Batch) -> dict[str, float]:
     return {"ap": average_precision(score[batch.mask].cpu().numpy(), truth)} if truth.any() else {}
 
 
-def _steps(count: int, generator: Generator) -> Tensor:
-    return torch.randint(STEPS, (count,), generator=generator, device=generator.device)
+def _steps(count: int, highest: int, generator: Generator) -> Tensor:
+    return torch.randint(highest + 1, (count,), generator=generator, device=generator.device)
+
+
+def _check_highest(settings: TrainingSettings, used: int) -> None:
+    """Detection goes up to the step `used`, which therefore has to be learnt."""
+    highest = settings.highest_step
+    if not isinstance(highest, int) or not used <= highest < STEPS:
+        raise DisyreError(f"The highest_step of {settings.name} is {highest}; give one from {used} to {STEPS - 1}.")
 
 
 def _network(settings: TrainingSettings) -> DiffusionSettings:
@@ -310,7 +325,9 @@ def _slices(
     if settings.source == "images":
         tabled = settings.task == "synomaly" and settings.labels == "table"
         pool = _pool(settings, folder, patterns, healthy or tabled).to(device)
-        return ImageBatches(ImageSlices(pool, shapes, replace(settings, labels="synthetic") if tabled else settings))
+        flips = settings.flips if patterns == settings.train else ()
+        kind = "synthetic" if tabled else settings.labels
+        return ImageBatches(ImageSlices(pool, shapes, replace(settings, labels=kind, flips=flips)))
     if settings.source != "anatomies" or settings.profile != BRAIN_MRI:
         raise DisyreError(f"{settings.profile} cannot be learnt from {settings.source}; use the source images.")
     alone = replace(settings, network=replace(settings.network, context=0))
