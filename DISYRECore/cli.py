@@ -1,4 +1,4 @@
-"""The command line: ``disyre detect | train | models | synthesize | evaluate | calibrate``."""
+"""The command line: ``disyre detect | strip | train | models | synthesize | evaluate | calibrate``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def _detect(options: argparse.Namespace) -> int:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
     settings = {"mask": options.mask, "threshold": options.threshold, "contrast": options.contrast}
     return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
+
+
+def _strip(options: argparse.Namespace) -> int:
+    from DISYRECore.strip import strip
+
+    brain = Path(options.brain) if options.brain else None
+    found = strip(Path(options.input), Path(options.output), brain, options.rim)
+    print(f"{found.how}: {found.volume_ml:.0f} mL ({found.because})")
+    for flag in found.flags:
+        print(f"disyre: {flag}", file=sys.stderr)
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -104,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disyre {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_detect, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
+    for add in (_add_detect, _add_strip, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -130,6 +141,16 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     profiles = "brain-mri, liver-ct or ultrasound; default: the model's own"
     command.add_argument("--profile", metavar="NAME", help=profiles)
     command.add_argument("--site", metavar="NAME", help="use the thresholds of this site, see 'disyre calibrate'")
+
+
+def _add_strip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("strip", help="find the brain in a scan of a head of any contrast")
+    command.set_defaults(run=_strip)
+    command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or DICOM folder")
+    command.add_argument("-o", "--output", required=True, metavar="MASK", help="brain mask, .nii.gz or .nrrd")
+    command.add_argument("--brain", metavar="FILE", help="also write the scan without what lies outside the brain")
+    rim = "how far outside the brain's surface the mask ends, -5 to 8 (default 2.5)"
+    command.add_argument("--rim", type=_rim, default=2.5, metavar="MM", help=rim)
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -196,6 +217,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _rim(text: str) -> float:
+    value = float(text)
+    if not -5 <= value <= 8:
+        raise argparse.ArgumentTypeError("must lie between -5 and 8")
     return value
 
 

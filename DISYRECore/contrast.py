@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from DISYRECore.anatomy import CSF_LABEL, brain_tissue
-from DISYRECore.brain import average_head
+from DISYRECore.atlas import average_head
 
 VENTRICLES, WHITE, CORTEX = (4, 43), (2, 41), (3, 42)
 T1_WHITE_OVER_CORTEX = 1.2

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from DISYRECore.brain import CSF, GREY, WHITE, average_head
+from DISYRECore.atlas import CSF, GREY, WHITE, average_head
 from DISYRECore.datasets import Case
 from DISYRECore.findings import write_text
 from DISYRECore.page import html_page, html_table

@@ -1,7 +1,8 @@
 """Brain extraction by a small network that has only seen synthetic heads.
 
 The idea is that of SynthStrip (Hoopes et al., NeuroImage 2022): a 3D U-Net predicts, from a head of any contrast, how
-deep in the brain each point lies, so the border can be put where it is wanted, in millimetres.
+deep in the brain each point lies, so the border can be put where it is wanted, in millimetres. The network looks at
+the whole scan first, and then at boxes of the size of training around the brain that it found.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
+from scipy import ndimage
 from torch import Tensor, nn
 
 from DISYRECore.networks import mixed_precision
-from DISYRECore.volume import Grid, Volume, resample, to_canonical
+from DISYRECore.volume import Grid, Volume, resample, same_grid, to_canonical
 
 LIMIT_MM = 10.0
 """Depths are learnt up to this distance from the surface."""
+
+BOX_MM = (192.0, 224.0, 192.0)
+"""Extent of what the network is trained on and looks at, along (S, A, R)."""
+
+LOOKS = 3
+"""Looks, at most, until the brain is in the middle of the box; the network is best there."""
 
 LEVELS = 5
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.5
@@ -97,21 +105,58 @@ def model_grid(scan: Volume, spacing_mm: float) -> Grid:
     return Grid(shape, affine)  # type: ignore[arg-type]
 
 
+def box_grid(whole: Grid, centre: np.ndarray) -> Grid:
+    """A box of `BOX_MM` on the lattice of a grid, centred on one of its voxels (x, y, z)."""
+    shape = np.array(box_shape(whole.spacing_mm[0])[::-1])
+    affine = whole.affine.copy()
+    affine[:3, 3] = (whole.affine @ [*(np.round(centre) - shape // 2), 1])[:3]
+    return Grid(tuple(shape.tolist()), affine)
+
+
+def box_shape(spacing_mm: float) -> tuple[int, int, int]:
+    """Points (Z, Y, X) of a box of `BOX_MM`."""
+    z, y, x = (round(extent / spacing_mm) for extent in BOX_MM)
+    return z, y, x
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component; an empty mask stays empty."""
+    components, count = ndimage.label(mask)
+    return components == np.bincount(components.ravel())[1:].argmax() + 1 if count else mask
+
+
 @torch.no_grad()
 def brain_depth(network: ExtractionNetwork, scan: Volume, spacing_mm: float) -> tuple[Volume, float]:
     """Depth below the surface of the brain, from a scan of a head in any orientation.
 
     Returns:
-        Depth in mm on the model grid, the mean of the head and its mirror image, and the Dice coefficient between
-        the brains seen in the two.
+        Depth in mm in a box around the brain, the mean of the head and its mirror image, and the Dice coefficient
+        between the brains seen in the two.
     """
     canonical = to_canonical(scan)
-    head = resample(canonical, model_grid(canonical, spacing_mm))
+    whole = box = model_grid(canonical, spacing_mm)
+    for _ in range(LOOKS):
+        before, box = box, _around(Volume(_depth(network, canonical, box)[0], box.affine), whole)
+        if same_grid(before, box):
+            break
+    seen, mirrored = _depth(network, canonical, box, mirror=True)
+    one, two = seen > 0, mirrored > 0
+    agreement = 2 * float((one & two).sum()) / max(float(one.sum() + two.sum()), 1.0)
+    return Volume((seen + mirrored) / 2, box.affine), agreement
+
+
+def _around(depth: Volume, whole: Grid) -> Grid:
+    """A box around the brain that a look has found; in the middle of what was looked at if there is none."""
+    brain = np.argwhere(largest_component(depth.voxels > 0))
+    centre = (brain.min(axis=0) + brain.max(axis=0)) / 2 if len(brain) else np.array(depth.shape) / 2
+    return box_grid(whole, (np.linalg.inv(whole.affine) @ depth.affine @ [*centre, 1])[:3])
+
+
+def _depth(network: ExtractionNetwork, scan: Volume, grid: Grid, mirror: bool = False) -> list[np.ndarray]:
+    """The depth (X, Y, Z) seen in a scan on a grid and, with `mirror`, in its mirror image."""
+    head = resample(scan, grid, fill=float(scan.voxels.min()))
     device = next(network.parameters()).device
     image = normalise_head(torch.from_numpy(np.ascontiguousarray(head.voxels.T))[None].float().to(device))
     with mixed_precision(device):
-        seen, mirrored = network(image)[0], network(image.flip(3))[0].flip(2)
-    one, two = seen > 0, mirrored > 0
-    agreement = 2 * float((one & two).sum()) / max(float(one.sum() + two.sum()), 1.0)
-    depth = ((seen + mirrored) / 2).cpu().numpy().T
-    return Volume(np.ascontiguousarray(depth.astype(np.float32)), head.affine), agreement
+        seen = [network(image)[0], network(image.flip(3))[0].flip(2)] if mirror else [network(image)[0]]
+    return [np.ascontiguousarray(one.float().cpu().numpy().T) for one in seen]

@@ -386,9 +386,7 @@ def write_volume(volume: Volume, path: Path | str) -> None:
         DisyreError: Of kind ``output``: unknown ending, or the file cannot be written there.
     """
     path = Path(path)
-    if _suffix(path) not in WRITABLE_SUFFIXES:
-        endings = " or ".join(WRITABLE_SUFFIXES)
-        raise DisyreError(f"{path.name} does not end in {endings}; choose such a name.", "output")
+    check_image_name(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}{_suffix(path)}")
     save = _save_nifti if _suffix(path) in NIFTI_SUFFIXES else _save_nrrd
     try:
@@ -400,6 +398,17 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_image_name(path: Path) -> None:
+    """Refuses, before any computing, a name that no volume can be written to.
+
+    Raises:
+        DisyreError: Of kind ``output``: unknown ending.
+    """
+    if _suffix(path) not in WRITABLE_SUFFIXES:
+        endings = " or ".join(WRITABLE_SUFFIXES)
+        raise DisyreError(f"{path.name} does not end in {endings}; choose such a name.", "output")
 
 
 def _save_nifti(volume: Volume, path: Path) -> None:

@@ -15,6 +15,7 @@ from DISYRECore.extraction import (
     LIMIT_MM,
     ExtractionNetwork,
     ExtractionSettings,
+    box_grid,
     brain_depth,
     model_grid,
     normalise_head,
@@ -23,6 +24,7 @@ from DISYRECore.model import list_models, load_extractor, load_model
 from DISYRECore.recipe import TrainingSettings
 from DISYRECore.tasks import extraction
 from DISYRECore.tasks.extraction import (
+    LAYERS,
     STEP_MM,
     VALIDATION_SEED,
     ExtractionTask,
@@ -30,10 +32,11 @@ from DISYRECore.tasks.extraction import (
     brain_depth_map,
     extraction_loss,
     field_of_view,
+    layers,
     thick,
 )
 from DISYRECore.training import Trainer
-from DISYRECore.volume import Volume
+from DISYRECore.volume import Grid, Volume
 
 SETTINGS = TrainingSettings(
     name="tiny-extraction",
@@ -51,7 +54,6 @@ SETTINGS = TrainingSettings(
 
 @pytest.fixture
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "HEAD_SHAPE", (32, 40, 32))
     monkeypatch.setattr(extraction, "VALIDATION_HEADS", 2)
 
 
@@ -61,17 +63,31 @@ def task(labelmaps: Path, small_heads: None) -> ExtractionTask:
 
 
 def test_the_depth_map_of_a_ball_is_its_depth() -> None:
-    axis = np.arange(-20, 21)
-    radius = np.sqrt(sum(a.astype(float) ** 2 for a in np.meshgrid(axis, axis, axis, indexing="ij")))
-    depth = brain_depth_map(np.where(radius < 10, 3, 0), 2.0) * STEP_MM
-    near = abs(radius - 10) < 6
-    np.testing.assert_allclose(depth[near], 2.0 * (10 - radius[near]), atol=2.0)
+    radius = ball()
+    depth = brain_depth_map(np.where(radius < 20, 3, 0), 1.0) * STEP_MM
+    near = abs(radius - 20) < 10
+    np.testing.assert_allclose(depth[near], 20 - radius[near], atol=1.5)
+
+
+def test_sulci_ventricles_and_nerves_do_not_shape_the_depth_map() -> None:
+    radius = ball()
+    whole = np.where(radius < 20, 3, 0)
+    folded = np.where((radius < 20) & (radius > 6), 3, 0)
+    folded[38:43, 40:, :][radius[38:43, 40:, :] < 19] = 0
+    folded[38:42, :40, 38:42] = 3
+    assert (abs(brain_depth_map(folded, 1.0) - brain_depth_map(whole, 1.0)) * STEP_MM <= 2.0).mean() > 0.99
+
+
+def ball() -> np.ndarray:
+    """Distance from the middle."""
+    axis = np.arange(-40, 41)
+    return np.sqrt(sum(a.astype(float) ** 2 for a in np.meshgrid(axis, axis, axis, indexing="ij")))
 
 
 def test_heads_come_with_their_brain(task: ExtractionTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "NO_HEAD", 0.0)
     heads = task.make(4, 0)
-    assert heads.image.shape == heads.depth_mm.shape == (4, 32, 40, 32)
+    assert heads.image.shape == heads.depth_mm.shape == (4, 32, 37, 32)
     assert 0 <= heads.image.min() <= heads.image.max() <= 1
     assert heads.depth_mm.abs().max() <= LIMIT_MM
     share = (heads.depth_mm > 0).float().mean((1, 2, 3))
@@ -93,11 +109,22 @@ def test_the_same_seed_gives_the_same_heads(task: ExtractionTask) -> None:
 
 
 def test_the_field_of_view_is_a_box_and_sometimes_whole() -> None:
-    image = torch.ones(32, 10, 12, 14)
-    seen = field_of_view(image, Generator().manual_seed(0))
-    assert set(seen.unique().tolist()) == {0.0, 1.0}
-    assert (seen.flatten(1).mean(1) > 0.2).all()
-    assert (seen.flatten(1).all(1)).any()
+    seen = field_of_view(torch.ones(64, 10, 12, 14), Generator().manual_seed(0))
+    share = seen.flatten(1).float().mean(1)
+    for one in seen:
+        sides = [one.any(0).any(0), one.any(0).any(1), one.any(1).any(1)]
+        assert one.sum() == np.prod([int(side.sum()) for side in sides])
+    assert seen.flatten(1).all(1).any()
+    assert 0.1 < share.min() < 0.5
+
+
+def test_layers_are_closed_bodies_and_cylinders() -> None:
+    made = layers((40, 20, 24, 22), Generator().manual_seed(0))
+    assert 0 <= made.min() <= made.max() <= 1
+    levels = [len(one.unique()) for one in made]
+    assert 3 <= max(levels) <= LAYERS + 1
+    is_cylinder = [any((one == one.narrow(a, 0, 1)).all() for a in range(3)) for one in made]
+    assert 8 <= sum(is_cylinder) <= 32
 
 
 def test_thick_slices_keep_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,11 +147,31 @@ def test_the_normalised_head_does_not_depend_on_units() -> None:
 
 
 def test_a_perfect_depth_costs_nothing_and_the_surface_counts_most() -> None:
-    truth = torch.linspace(-10, 10, 200).view(1, 1, 1, -1)
-    assert extraction_loss(truth, truth) == 0
-    near = torch.where(truth.abs() < 2, truth + 1, truth)
-    far = torch.where(truth.abs() > 8, truth + 1, truth)
-    assert extraction_loss(near, truth) > 4 * extraction_loss(far, truth)
+    depth = torch.linspace(-10, 10, 200).view(1, 1, 1, -1)
+    truth = Heads(depth, depth, torch.ones_like(depth, dtype=torch.bool))
+    assert extraction_loss(depth, truth) == 0
+    near = torch.where(depth.abs() < 2, depth + 1, depth)
+    far = torch.where(depth.abs() > 8, depth - depth.sign(), depth)
+    assert extraction_loss(near, truth) > 4 * extraction_loss(far, truth) > 0
+
+
+def test_only_what_is_wrong_costs_and_only_where_it_is_seen() -> None:
+    depth = torch.full((1, 1, 1, 4), LIMIT_MM) * torch.tensor([1, 1, -1, -1])
+    truth = Heads(depth, depth, torch.tensor([[[[True, True, True, False]]]]))
+    deeper = torch.tensor([[[[30.0, 12.0, -40.0, 50.0]]]])
+    assert extraction_loss(deeper, truth) == 0
+    wild = depth.clone().requires_grad_()
+    extraction_loss(wild * -4, truth).backward()
+    assert wild.grad is not None
+    assert (wild.grad.flatten()[:3] != 0).all()
+    assert wild.grad.flatten()[3] == 0
+
+
+def test_the_second_look_is_at_a_box_around_the_brain() -> None:
+    whole = Grid((150, 160, 140), np.diag([2.0, 2.0, 2.0, 1.0]))
+    box = box_grid(whole, np.array([50.0, 70.0, 90.0]))
+    assert box.shape == (96, 112, 96)
+    np.testing.assert_allclose(box.affine @ [48, 56, 48, 1], whole.affine @ [50, 70, 90, 1])
 
 
 def test_the_model_grid_lies_around_the_scan() -> None:

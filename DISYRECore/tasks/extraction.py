@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from DISYRECore.anatomy import AnatomyBank, brain_tissue, load_anatomies
 from DISYRECore.corruption import CorruptionSettings, apply_corruption, draw_corruption
-from DISYRECore.extraction import LIMIT_MM, ExtractionNetwork, ExtractionSettings, normalise_head
+from DISYRECore.extraction import LIMIT_MM, ExtractionNetwork, ExtractionSettings, box_shape, normalise_head
 from DISYRECore.intensity import expand
 from DISYRECore.model import ModelDescription
 from DISYRECore.networks import mixed_precision
@@ -22,13 +22,15 @@ from DISYRECore.shapes import draw_shapes, make_shape_bank, render_shapes
 from DISYRECore.synthesis import Lattice, ScanParameters, draw_scan, lookup, positions, render_scan, rotation
 
 HEAD_MM = (232, 248, 200)
-HEAD_SHAPE = (96, 112, 96)
 CLOSING_MM, OPENING_MM = 8.0, 4.0
 STEP_MM = 0.125
 TILT = 0.25
 SHIFT_MM = 20.0
-NO_HEAD = 0.06
+NO_HEAD, LAYERS = 0.08, 5
 NEAR_MM, FAR_WEIGHT = 4.0, 0.15
+PART, LARGEST_CUT = 2.5, 0.45
+"""How much more than usual is cut from parts of heads, and the most that is cut from one side of anything."""
+
 VALIDATION_HEADS, VALIDATION_SEED = 9, 10_000_019
 LESIONS = CorruptionSettings(families={"fpi": 0.2, "dag": 0.2, "flat": 0.6}, anomalies=(0.5, 0.3, 0.2), anywhere=True)
 
@@ -40,10 +42,12 @@ class Heads:
     Attributes:
         image: (B, Z, Y, X) in [0, 1].
         depth_mm: (B, Z, Y, X), positive in the brain, within +-`LIMIT_MM`.
+        seen: (B, Z, Y, X) bool, the field of view.
     """
 
     image: Tensor
     depth_mm: Tensor
+    seen: Tensor
 
 
 def brain_depth_map(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
@@ -68,7 +72,7 @@ class SyntheticHeads:
 
     def __init__(self, bank: AnatomyBank, spacing_mm: float, contrasts: tuple[str, ...]) -> None:
         self.bank, self.contrasts = bank, contrasts
-        self.lattice = Lattice(HEAD_SHAPE, spacing_mm)
+        self.lattice = Lattice(box_shape(spacing_mm), spacing_mm)
         self.shapes = make_shape_bank(64).to(bank.classes.device)
         values = np.array(bank.label_values)
         depths = [brain_depth_map(values[one.cpu().numpy()], bank.spacing_mm) for one in bank.classes]
@@ -87,12 +91,12 @@ class SyntheticHeads:
         depth = torch.where(is_none, -LIMIT_MM, depth)
         image = torch.where(is_none, self._things(count, g), expand(sick.clamp(max=0.99)))
         image = thick(image, g)
-        image = normalise_head(image * field_of_view(image, g))
+        seen = field_of_view(image, g)
         power = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=g, device=image.device))
-        return Heads(image**power, depth)
+        return Heads(normalise_head(image * seen) ** power, depth, seen)
 
     def _things(self, count: int, generator: Generator) -> Tensor:
-        """What is no head: a few bodies of any brightness one in the other, or next to nothing, and noise."""
+        """What is no head: bodies of any brightness one in the other, or layers as in limbs, or noise alone."""
         device = self.depth.device
         image = torch.zeros((count, *self.lattice.shape), device=device)
         for diameter_mm in (260.0, 180.0, 90.0):
@@ -101,6 +105,8 @@ class SyntheticHeads:
             body = render_shapes(self.shapes, shape, self.lattice.shape, self.lattice.spacing_mm)
             level = torch.rand((count, 1, 1, 1), generator=generator, device=device)
             image = torch.lerp(image, level.expand_as(image), body)
+        is_layered = torch.rand((count, 1, 1, 1), generator=generator, device=device) < 0.5
+        image = torch.where(is_layered, layers(image.shape, generator), image)
         noise = torch.rand((count, 1, 1, 1), generator=generator, device=device).square()
         return (image + noise * torch.randn(image.shape, generator=generator, device=device)).clamp(min=0)
 
@@ -128,23 +134,52 @@ def thick(image: Tensor, generator: Generator) -> Tensor:
     return F.interpolate(coarse, size=image.shape[1:], mode="trilinear")[:, 0]
 
 
+def layers(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Ellipsoids, half of them drawn out to cylinders, of layers of random thickness and brightness; (B, Z, Y, X)."""
+    device, count = generator.device, shape[0]
+
+    def uniform(low: float, high: float, *size: int) -> Tensor:
+        return low + (high - low) * torch.rand((count, *size), generator=generator, device=device)
+
+    squared = torch.zeros(shape, device=device)
+    drawn_out = torch.randint(6, (count,), generator=generator, device=device)
+    for axis in (1, 2, 3):
+        place = torch.linspace(-1, 1, shape[axis], device=device) - uniform(-0.2, 0.2, 1)
+        scaled = place / uniform(0.3, 1.0, 1) * (drawn_out != axis - 1).view(-1, 1)
+        squared = squared + scaled.square().view(count, *(-1 if a == axis else 1 for a in (1, 2, 3)))
+    borders = uniform(0.0, 1.0, LAYERS).sort(dim=1).values
+    levels = torch.cat([uniform(0.0, 1.0, LAYERS), torch.zeros((count, 1), device=device)], dim=1)
+    layer = torch.searchsorted(borders, squared.sqrt().flatten(1))
+    return levels.gather(1, layer).view(shape)
+
+
 def field_of_view(image: Tensor, generator: Generator) -> Tensor:
-    """1 within a random field of view, 0 beyond; half of the heads are cut at each side by up to a fifth."""
-    inside = torch.ones_like(image)
+    """Whether a place lies within a random field of view, bool.
+
+    Half of the heads are cut at each side by up to a fifth, and a quarter of them along one axis by up to half.
+    """
+    inside = torch.ones_like(image, dtype=torch.bool)
+    is_part = torch.randint(12, (len(image), 1), generator=generator, device=image.device)
     for axis in (1, 2, 3):
         n = image.shape[axis]
         place = (torch.arange(n, device=image.device) + 0.5) / n
         cut = torch.rand((2, len(image), 1), generator=generator, device=image.device).sub(0.5).clamp(min=0) * 0.4
+        cut = torch.where(is_part == axis - 1, PART * cut, cut).clamp(max=LARGEST_CUT)
         seen = (place > cut[0]) & (place < 1 - cut[1])
-        inside = inside * seen.view(len(image), *(n if a == axis else 1 for a in (1, 2, 3)))
+        inside = inside & seen.view(len(image), *(n if a == axis else 1 for a in (1, 2, 3)))
     return inside
 
 
-def extraction_loss(depth_mm: Tensor, truth_mm: Tensor) -> Tensor:
-    """Squared error of the depth in units of `LIMIT_MM`, mostly near the surface."""
-    weight = torch.where(truth_mm.abs() < NEAR_MM, 1.0, FAR_WEIGHT)
-    error = (depth_mm.clamp(-1.5 * LIMIT_MM, 1.5 * LIMIT_MM) - truth_mm) / LIMIT_MM
-    return (weight * error.square()).sum() / weight.sum()
+def extraction_loss(depth_mm: Tensor, truth: Heads) -> Tensor:
+    """Error of the depth within the field of view, mostly near the surface: squared, linear beyond `LIMIT_MM`.
+
+    Where the truth has reached its limit, more depth costs nothing.
+    """
+    far = truth.depth_mm.abs() >= LIMIT_MM
+    beyond = far & (depth_mm * truth.depth_mm.sign() > LIMIT_MM)
+    weight = torch.where(truth.depth_mm.abs() < NEAR_MM, 1.0, FAR_WEIGHT) * truth.seen
+    error = F.smooth_l1_loss(depth_mm / LIMIT_MM, truth.depth_mm / LIMIT_MM, reduction="none")
+    return (weight * error.masked_fill(beyond, 0)).sum() / weight.sum()
 
 
 class ExtractionTask:
@@ -172,7 +207,7 @@ class ExtractionTask:
         """See `extraction_loss`."""
         with mixed_precision(self.device):
             depth = network(batch.image)
-        loss = extraction_loss(depth.float(), batch.depth_mm)
+        loss = extraction_loss(depth.float(), batch)
         return loss, {"error": float(loss.detach())}
 
     @torch.no_grad()
@@ -184,11 +219,10 @@ class ExtractionTask:
         for index in range(VALIDATION_HEADS):
             heads = self.held_out.make(1, VALIDATION_SEED + index)
             with mixed_precision(self.device):
-                seen = network(heads.image) > 0
-            truth = heads.depth_mm > 0
-            if not truth.any():
-                continue
-            scores.append(2 * float((seen & truth).sum()) / float(seen.sum() + truth.sum()))
+                found = (network(heads.image) > 0) & heads.seen
+            truth = (heads.depth_mm > 0) & heads.seen
+            if truth.any():
+                scores.append(2 * float((found & truth).sum()) / float(found.sum() + truth.sum()))
         return {"dice": float(np.mean(scores)), "worst_dice": min(scores)}
 
     def describe(self, step: int) -> ModelDescription:
