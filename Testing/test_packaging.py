@@ -89,10 +89,10 @@ def test_resources_lie_where_they_are_looked_for(installed: Path) -> None:
 def test_installed_copy_finds_its_own_models(installed: Path) -> None:
     code = """
 import DISYRECore
-from DISYRECore.brain import AVERAGE_HEAD
-from DISYRECore.model import find_model, list_models, load_model
+from DISYRECore.atlas import AVERAGE_HEAD
+from DISYRECore.model import find_model, list_models, load_extractor, load_model
 assert AVERAGE_HEAD.is_file()
-load_model()
+load_model(), load_extractor()
 print(DISYRECore.__file__, AVERAGE_HEAD, *(find_model(model.id) for model in list_models()), sep="\\n")
 """
     paths = run_python(installed, code).splitlines()
