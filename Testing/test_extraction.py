@@ -94,6 +94,15 @@ def test_heads_come_with_their_brain(task: ExtractionTask, monkeypatch: pytest.M
     assert ((share > 0.05) & (share < 0.7)).all()
 
 
+def test_variants_add_brains_with_other_widths_of_fluid(labelmaps: Path, small_heads: None) -> None:
+    plain, varied = (
+        ExtractionTask(replace(SETTINGS, variants=n), labelmaps, torch.device("cpu"), validates=False) for n in (0, 2)
+    )
+    assert len(varied.heads.bank) == 3 * len(plain.heads.bank)
+    brains = (varied.heads.depth > 0).flatten(1).sum(1)
+    assert len(brains.unique()) > len(plain.heads.bank)
+
+
 def test_some_samples_hold_no_head(task: ExtractionTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "NO_HEAD", 1.0)
     heads = task.make(4, 0)

@@ -187,12 +187,12 @@ class ExtractionTask:
 
     def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
         self.settings, self.device = settings, device
-        self.heads = self._heads(labelmaps, settings.train)
+        self.heads = self._heads(labelmaps, settings.train, settings.variants)
         self.held_out = self._heads(labelmaps, settings.validation) if validates else None
 
-    def _heads(self, folder: Path, patterns: tuple[str, ...]) -> SyntheticHeads:
+    def _heads(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticHeads:
         paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-        bank = load_anatomies(paths, HEAD_MM).to(self.device)
+        bank = load_anatomies(paths, HEAD_MM, variants).to(self.device)
         return SyntheticHeads(bank, self.settings.spacing_mm, self.settings.contrasts)
 
     def network(self) -> ExtractionNetwork:
