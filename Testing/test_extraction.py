@@ -127,6 +127,13 @@ def test_the_field_of_view_is_a_box_and_sometimes_whole() -> None:
     assert 0.1 < share.min() < 0.5
 
 
+def test_whole_heads_keep_most_of_the_field_of_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "PART", 1.0)
+    seen = field_of_view(torch.ones(32, 10, 12, 14), Generator().manual_seed(0))
+    assert (seen.flatten(1).float().mean(1) > 0.2).all()
+    assert seen.flatten(1).all(1).any()
+
+
 def test_layers_are_closed_bodies_and_cylinders() -> None:
     made = layers((40, 20, 24, 22), Generator().manual_seed(0))
     assert 0 <= made.min() <= made.max() <= 1
