@@ -13,12 +13,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from DISYRECore.atrophy import draw_widening, widened
+from DISYRECore.atrophy import FIRST_HEAD_LABEL, draw_widening, widened
 from DISYRECore.errors import DisyreError
 from DISYRECore.volume import Volume, read_volume, to_canonical
 
 CSF_LABEL = 24
-FIRST_HEAD_LABEL = 500
 LARGEST_LABEL = 20_000
 DISTANCE_STEP_MM = 0.125
 SAMPLES, SAMPLED_RIM_MM = 4096, 2.0
@@ -82,7 +81,7 @@ def brain_tissue(labels: np.ndarray) -> np.ndarray:
 
 
 def load_anatomies(
-    paths: list[Path], size_mm: tuple[int, int, int] = (176, 216, 176), variants: int = 0
+    paths: list[Path], size_mm: tuple[int, int, int] = (176, 216, 176), variants: int = 0, shrinks: bool = False
 ) -> AnatomyBank:
     """Reads label maps and centres each on its brain.
 
@@ -90,6 +89,7 @@ def load_anatomies(
         paths: Label maps of whole heads, all with the same isotropic spacing.
         size_mm: Extent kept around the centre of each brain, in mm along (S, A, R). Use more to keep the head.
         variants: How many further brains with other widths of sulci and ventricles are made of each, see `atrophy`.
+        shrinks: Whether these brains shrink within their skulls, too.
 
     Raises:
         DisyreError: No path, a file that is no label map, or spacings that differ.
@@ -104,7 +104,8 @@ def load_anatomies(
     shape = tuple(round(extent / spacing) for extent in size_mm)
     own = [_centred(_head_labels(volume), shape) for volume in volumes]
     seeds = np.arange(len(own) * variants).reshape(len(own), variants)
-    others = [widened(one, draw_widening(int(s)), spacing) for one, row in zip(own, seeds, strict=True) for s in row]
+    drawn = [[draw_widening(int(seed), shrinks) for seed in row] for row in seeds]
+    others = [widened(one, wider, spacing) for one, row in zip(own, drawn, strict=True) for wider in row]
     labels = np.stack(own + others)
     values = np.unique(np.concatenate([np.unique(one) for one in own]))
     if len(values) > 256:

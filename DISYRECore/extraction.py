@@ -43,7 +43,7 @@ class ExtractionSettings:
         fold: Side of the voxel blocks that are folded into channels at the entry and unfolded at the exit.
     """
 
-    channels: tuple[int, ...] = (16, 32, 64, 96, 120, 16)
+    channels: tuple[int, ...] = (32, 32, 64, 96, 116, 32)
     fold: int = 2
 
     def to_dict(self) -> dict[str, object]:

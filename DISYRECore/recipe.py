@@ -40,7 +40,7 @@ class TrainingSettings:
         flips: Of ``images``: ``horizontal``, ``vertical`` or both, each with probability .5; published for
             ``synomaly`` are both for brain MRI and ultrasound, none for liver CT.
         corruption: Settings of the forward process.
-        contrasts: Contrasts of the synthetic scans.
+        contrasts: Contrasts of the synthetic scans; those named twice are drawn twice as often.
         spacing_mm: Spacing of the model grid.
         slice_shape: Points (Y, X) of a training slice.
         batch: Slices per step, over all processes.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from DISYRECore.atrophy import SULCI_MM, VENTRICLES_MM, Widening, draw_widening, widened
+from DISYRECore.atrophy import SHRINKAGE, SULCI_MM, VENTRICLES_MM, Widening, draw_widening, widened
 
 FLUID, CORTEX, WHITE, VENTRICLE, SKULL = 24, 3, 2, 4, 515
 
@@ -56,6 +58,14 @@ def test_the_head_around_the_brain_stays(brain: np.ndarray) -> None:
     assert np.array_equal(made[outside], brain[outside])
 
 
+def test_a_brain_shrinks_within_its_skull(brain: np.ndarray) -> None:
+    made = widened(brain, Widening(0.0, 0.0, seed=1, shrinkage=0.1), 1.0)
+    assert extent(made, CORTEX) == pytest.approx((0.9 * 30, 0.9 * 34), abs=0.3)
+    assert extent(made, VENTRICLE)[1] == pytest.approx(0.9 * 12, abs=0.3)
+    assert np.array_equal(made == SKULL, brain == SKULL)
+    assert np.array_equal(made == 0, brain == 0)
+
+
 def test_nothing_moves_by_nought(brain: np.ndarray) -> None:
     assert np.array_equal(widened(brain, Widening(0.0, 0.0, seed=1), 1.0), brain)
 
@@ -67,3 +77,12 @@ def test_draws_differ_stay_in_range_and_can_be_repeated() -> None:
     assert all(SULCI_MM[0] <= one.sulci_mm <= SULCI_MM[1] for one in drawn)
     assert all(VENTRICLES_MM[0] <= one.ventricles_mm <= VENTRICLES_MM[1] for one in drawn)
     assert np.corrcoef([one.sulci_mm for one in drawn], [one.ventricles_mm for one in drawn])[0, 1] > 0.2
+
+
+def test_only_some_banks_ask_for_shrunken_brains_and_the_rest_of_the_draw_stays() -> None:
+    drawn = [draw_widening(seed) for seed in range(50)]
+    shrunken = [draw_widening(seed, shrinks=True) for seed in range(50)]
+    assert {one.shrinkage for one in drawn} == {0.0}
+    assert len({one.shrinkage for one in shrunken}) == 50
+    assert all(0 <= one.shrinkage <= SHRINKAGE for one in shrunken)
+    assert drawn == [replace(one, shrinkage=0.0) for one in shrunken]

@@ -110,6 +110,12 @@ def test_some_samples_hold_no_head(task: ExtractionTask, monkeypatch: pytest.Mon
     assert (heads.image.flatten(1).std(1) > 0.01).all()
 
 
+def test_contrasts_named_twice_are_described_once(labelmaps: Path, small_heads: None) -> None:
+    settings = replace(SETTINGS, contrasts=("free", "free", "T2"))
+    task = ExtractionTask(settings, labelmaps, torch.device("cpu"), validates=False)
+    assert task.describe(1).contrasts == ("free", "T2")
+
+
 def test_the_same_seed_gives_the_same_heads(task: ExtractionTask) -> None:
     one, two, other = (task.make(2, seed) for seed in (1, 1, 2))
     assert torch.equal(one.image, two.image)

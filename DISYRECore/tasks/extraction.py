@@ -89,7 +89,9 @@ class SyntheticHeads:
         sick = apply_corruption(self.shapes, scan.image, brain, drawn, self.lattice.spacing_mm, LESIONS).image
         is_none = torch.rand((count, 1, 1, 1), generator=g, device=depth.device) < NO_HEAD
         depth = torch.where(is_none, -LIMIT_MM, depth)
-        image = torch.where(is_none, self._things(count, g), expand(sick.clamp(max=0.99)))
+        image = expand(sick.clamp(max=0.99))
+        if is_none.any():
+            image = torch.where(is_none, self._things(count, g), image)
         image = thick(image, g)
         seen = field_of_view(image, g)
         power = torch.exp(0.3 * torch.randn((count, 1, 1, 1), generator=g, device=image.device))
@@ -192,7 +194,7 @@ class ExtractionTask:
 
     def _heads(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticHeads:
         paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-        bank = load_anatomies(paths, HEAD_MM, variants).to(self.device)
+        bank = load_anatomies(paths, HEAD_MM, variants, shrinks=True).to(self.device)
         return SyntheticHeads(bank, self.settings.spacing_mm, self.settings.contrasts)
 
     def network(self) -> ExtractionNetwork:
@@ -236,6 +238,6 @@ class ExtractionTask:
             settings={},
             network=ExtractionSettings(),
             spacing_mm=s.spacing_mm,
-            contrasts=s.contrasts,
+            contrasts=tuple(dict.fromkeys(s.contrasts)),
             training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
         )
