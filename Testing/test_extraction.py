@@ -36,7 +36,7 @@ from DISYRECore.tasks.extraction import (
     thick,
 )
 from DISYRECore.training import Trainer
-from DISYRECore.volume import Grid, Volume
+from DISYRECore.volume import Grid, Volume, same_grid
 
 SETTINGS = TrainingSettings(
     name="tiny-extraction",
@@ -224,6 +224,30 @@ def test_depths_come_back_at_their_place() -> None:
     expected = affine @ [14.5, 29.5, 9.5, 1]
     np.testing.assert_allclose(centre, expected[:3], atol=0.3)
     assert agreement == pytest.approx(1.0)
+
+
+class Mistaken(Bright):
+    """Takes a speck in a corner for brain at its first two looks."""
+
+    looks = 0
+
+    def forward(self, heads: Tensor) -> Tensor:
+        depth = super().forward(heads)
+        self.looks += 1
+        if self.looks <= 2:
+            depth = torch.full_like(depth, -5.0)
+            depth[:, :5, :5, :5] = 5.0
+        return depth
+
+
+def test_a_speck_does_not_lead_the_next_look_away() -> None:
+    voxels = np.zeros((80, 90, 80), np.float32)
+    voxels[20:60, 20:70, 20:60] = 100
+    scan = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
+    seen, _ = brain_depth(Bright(ExtractionSettings()), scan, 2.0)
+    depth, _ = brain_depth(Mistaken(ExtractionSettings()), scan, 2.0)
+    assert same_grid(depth, seen)
+    assert (depth.voxels > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.1)
 
 
 def test_training_writes_a_model_that_loads(labelmaps: Path, tmp_path: Path, small_heads: None) -> None:
