@@ -226,28 +226,6 @@ def test_depths_come_back_at_their_place() -> None:
     assert agreement == pytest.approx(1.0)
 
 
-class Mistaken(Bright):
-    """Takes a speck in a corner for brain at its first two looks."""
-
-    looks = 0
-
-    def forward(self, heads: Tensor) -> Tensor:
-        depth = super().forward(heads)
-        self.looks += 1
-        if self.looks <= 2:
-            depth = torch.full_like(depth, -5.0)
-            depth[:, :5, :5, :5] = 5.0
-        return depth
-
-
-def test_a_speck_does_not_lead_the_next_look_away() -> None:
-    voxels = np.zeros((160, 160, 160), np.float32)
-    voxels[65:105, 65:105, 65:105] = 100
-    scan = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
-    depth, _ = brain_depth(Mistaken(ExtractionSettings()), scan, 2.0)
-    assert (depth.voxels > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.1)
-
-
 def test_training_writes_a_model_that_loads(labelmaps: Path, tmp_path: Path, small_heads: None) -> None:
     run = Trainer(SETTINGS, labelmaps, tmp_path, device="cpu")
     run.run()
