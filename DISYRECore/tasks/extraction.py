@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,10 @@ STEP_MM = 0.125
 TILT = 0.25
 SHIFT_MM = 20.0
 NO_HEAD, LAYERS = 0.08, 5
+SMALL = 64
+"""Points along a side, up to which training keeps full precision: at the deepest level, then two slices thick, oneDNN's
+bfloat16 gradients may be infinite."""
+
 NEAR_MM, FAR_WEIGHT = 4.0, 0.15
 PART, LARGEST_CUT = 2.5, 0.45
 """How much more than usual is cut from parts of heads, and the most that is cut from one side of anything."""
@@ -207,7 +212,8 @@ class ExtractionTask:
 
     def loss(self, network: nn.Module, batch: Heads) -> tuple[Tensor, dict[str, float]]:
         """See `extraction_loss`."""
-        with mixed_precision(self.device):
+        is_small = min(batch.image.shape[1:]) <= SMALL
+        with nullcontext() if is_small else mixed_precision(self.device):
             depth = network(batch.image)
         loss = extraction_loss(depth.float(), batch)
         return loss, {"error": float(loss.detach())}
