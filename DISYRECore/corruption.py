@@ -34,6 +34,9 @@ SPARED = 0.6
 LARGEST_MM = (70.0, 30.0, 14.0)
 """Largest diameter of the first, the second and all later anomalies of a slab: where there are many, they are small."""
 
+FULL_MM2 = 8000.0
+"""Area of the brain in a slice that may have all its anomalies; about two thirds of the largest slice."""
+
 PUBLISHED_CENTROIDS = (0.0057, 0.3828, 0.6122, 0.7692, 0.9385)
 """Intensity classes of the released code; meant for its own normalisation."""
 
@@ -46,8 +49,11 @@ class CorruptionSettings:
         families: Weight of each of `FAMILIES`.
         sizes: ``wide`` or ``published``, see `shapes`.
         bias_power: The bias is U(0, 1) to this power; 1 as published, more for subtler changes.
+        faintest: Least severity of the texture; 0 as published.
         anomalies: Probability of 0, 1, 2, ... anomalies in a slice. The published methods use (0, 1).
         centroids: Fixed intensity classes of the bias, or None for the quantiles of each slice.
+        by_area: Whether slices with less brain than `FULL_MM2` are spared in proportion, so that a voxel there is as
+            likely to be anomalous as any other.
         anywhere: Whether anomalies are centred on any brain voxel of a slab, not only on its middle slice.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
     """
@@ -55,8 +61,10 @@ class CorruptionSettings:
     families: dict[str, float] = field(default_factory=lambda: {"fpi": 0.2, "dag": 0.45, "flat": 0.35})
     sizes: str = "wide"
     bias_power: float = 1.5
+    faintest: float = 0.0
     anomalies: tuple[float, ...] = (0.3, 0.25, 0.15, 0.1, 0.1, 0.1)
     centroids: tuple[float, ...] | None = None
+    by_area: bool = False
     anywhere: bool = False
     visible: float = 0.03
 
@@ -135,6 +143,9 @@ def draw_corruption(
     """
     weights = torch.tensor(settings.anomalies, device=mask.device)
     count = torch.multinomial(weights, len(mask), replacement=True, generator=generator)
+    if settings.by_area:
+        area_mm2 = mask[:, mask.shape[1] // 2].sum((1, 2)) * spacing_mm**2
+        count = count * (torch.rand(len(mask), generator=generator, device=mask.device) < area_mm2 / FULL_MM2)
     return [
         _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter, LARGEST_MM[min(k, 2)])
         for k in range(len(settings.anomalies) - 1)
@@ -165,7 +176,7 @@ def _draw_anomaly(
         active=active & mask.flatten(1).any(1),
         shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
         family=family,
-        alpha=uniform(),
+        alpha=settings.faintest + (1 - settings.faintest) * uniform(),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
         level=sign * (0.05 + 0.6 * uniform() ** 1.5),

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.corruption import (
+    FULL_MM2,
     CLASSES,
     FAMILIES,
     PUBLISHED_CENTROIDS,
@@ -101,6 +102,24 @@ def test_clean_slabs_come_at_their_rate_and_have_no_severity(shape_bank: ShapeBa
     assert torch.equal(made.image[clean], image[clean])
     assert not made.severity[clean].any()
     assert not made.region[clean].any()
+
+
+def test_slices_with_little_brain_are_spared_in_proportion(shape_bank: ShapeBank) -> None:
+    mask = torch.zeros(600, 1, 32, 32, dtype=torch.bool)
+    mask[:200, :, :4, :5] = mask[200:400, :, :10, :20] = mask[400:] = True
+    settings = CorruptionSettings(anomalies=(0.2, 0.8), by_area=True)
+    (drawn,) = draw_corruption(shape_bank, mask, 4.0, Generator().manual_seed(0), settings)
+    rates = drawn.active.float().view(3, 200).mean(1)
+    area_mm2 = torch.tensor([20.0, 200.0, 1024.0]) * 16
+    assert rates.tolist() == pytest.approx((0.8 * (area_mm2 / FULL_MM2).clamp(max=1)).tolist(), abs=0.08)
+
+
+def test_the_texture_is_no_fainter_than_asked_for(shape_bank: ShapeBank) -> None:
+    mask = torch.ones(200, 1, 16, 16, dtype=torch.bool)
+    settings = CorruptionSettings(anomalies=(0.0, 1.0), faintest=0.3)
+    (drawn,) = draw_corruption(shape_bank, mask, 4.0, Generator().manual_seed(0), settings)
+    assert 0.3 <= drawn.alpha.min() < 0.35
+    assert 0.95 < drawn.alpha.max() <= 1
 
 
 def test_slabs_without_brain_stay_clean(shape_bank: ShapeBank) -> None:

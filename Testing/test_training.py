@@ -28,8 +28,10 @@ from DISYRECore.tasks.restoration import (
     Batch,
     RestorationTask,
     SyntheticBatches,
+    hide_health,
     restoration_loss,
     slice_dice_loss,
+    small_region_weight,
 )
 from DISYRECore.training import CHECKPOINT, Trainer
 
@@ -125,8 +127,24 @@ def test_the_network_is_told_the_step_of_the_severity(batches: SyntheticBatches,
     made = apply_corruption(batches.shapes, scan.image, scan.mask, anomalies, 6.0, corruption, fluid)
     batch = batches.make(16, 3)
     assert torch.equal(batch.corrupted, made.image)
-    assert torch.equal(batch.step, step_of(made.severity, direction))
-    assert int(batch.step[made.severity == 0][0]) == (0 if direction == "monotone" else 99)
+    anomalous = made.severity > 0
+    assert torch.equal(batch.step[anomalous], step_of(made.severity, direction)[anomalous])
+
+
+def test_the_severity_does_not_tell_clean_slices_from_anomalous_ones() -> None:
+    severity = torch.cat([torch.zeros(400), torch.linspace(0.01, 1, 100)])
+    told = hide_health(severity, Generator().manual_seed(0))
+    assert torch.equal(told[400:], severity[400:])
+    assert told[:400].mean() == pytest.approx(0.5, abs=0.05)
+    assert told[:400].min() < 0.02
+    assert told[:400].max() > 0.98
+
+
+def test_slices_without_brain_cost_nothing(batches: SyntheticBatches) -> None:
+    batch = batches.make(4, 0)
+    nothing = replace(batch, mask=torch.zeros_like(batch.mask), region=torch.zeros_like(batch.region))
+    network = RestorationNetwork(TINY.network)
+    assert restoration_loss(network, nothing, TINY)[0] == 0
 
 
 # Learning
@@ -252,6 +270,16 @@ def test_small_regions_count_like_large_ones() -> None:
     assert perfect == 0
     assert float(without_small) == pytest.approx(float(without_large), abs=0.15)
     assert slice_dice_loss(torch.rand(3, 20, 20), torch.zeros_like(region)) == 0
+
+
+def test_a_voxel_weighs_more_the_smaller_its_region() -> None:
+    region = torch.zeros(1, 60, 60, dtype=torch.bool)
+    region[0, 10:14, 10:14] = region[0, 30:, 30:] = True
+    weight = small_region_weight(region)[0]
+    assert weight[12, 12] == pytest.approx(0.25 / (16 / 441), rel=1e-4)
+    assert weight[45, 45] == 1
+    assert (weight[~region[0]] == 1).all()
+    assert small_region_weight(torch.eye(60, dtype=torch.bool)[None, :1].expand(1, 60, 60)).max() <= 12
 
 
 def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_bank: ShapeBank) -> None:

@@ -27,7 +27,7 @@ CLOSING_MM, OPENING_MM = 8.0, 4.0
 STEP_MM = 0.125
 TILT = 0.25
 SHIFT_MM = 20.0
-NO_HEAD, LAYERS = 0.08, 5
+NO_HEAD, LAYERS, PLAIN = 0.12, 5, 0.3
 SMALL = 64
 """Points along a side, up to which training keeps full precision: at the deepest level, then two slices thick, oneDNN's
 bfloat16 gradients may be infinite."""
@@ -142,7 +142,10 @@ def thick(image: Tensor, generator: Generator) -> Tensor:
 
 
 def layers(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Ellipsoids, half of them drawn out to cylinders, of layers of random thickness and brightness; (B, Z, Y, X)."""
+    """Ellipsoids, half of them drawn out to cylinders, of layers of random thickness and brightness; (B, Z, Y, X).
+
+    Some are plain: of one brightness throughout.
+    """
     device, count = generator.device, shape[0]
 
     def uniform(low: float, high: float, *size: int) -> Tensor:
@@ -150,12 +153,16 @@ def layers(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
     squared = torch.zeros(shape, device=device)
     drawn_out = torch.randint(6, (count,), generator=generator, device=device)
+    radii = uniform(0.3, 1.0, 3)
+    radii = torch.lerp(radii, radii.mean(dim=1, keepdim=True), uniform(0.0, 1.0, 1))
     for axis in (1, 2, 3):
         place = torch.linspace(-1, 1, shape[axis], device=device) - uniform(-0.2, 0.2, 1)
-        scaled = place / uniform(0.3, 1.0, 1) * (drawn_out != axis - 1).view(-1, 1)
+        scaled = place / radii[:, axis - 1 : axis] * (drawn_out != axis - 1).view(-1, 1)
         squared = squared + scaled.square().view(count, *(-1 if a == axis else 1 for a in (1, 2, 3)))
     borders = uniform(0.0, 1.0, LAYERS).sort(dim=1).values
-    levels = torch.cat([uniform(0.0, 1.0, LAYERS), torch.zeros((count, 1), device=device)], dim=1)
+    levels = uniform(0.0, 1.0, LAYERS)
+    levels = torch.where(uniform(0.0, 1.0, 1) < PLAIN, levels[:, :1], levels)
+    levels = torch.cat([levels, torch.zeros((count, 1), device=device)], dim=1)
     layer = torch.searchsorted(borders, squared.sqrt().flatten(1))
     return levels.gather(1, layer).view(shape)
 

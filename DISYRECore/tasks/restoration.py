@@ -32,6 +32,8 @@ from DISYRECore.synthesis import (
 )
 
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
+REACH, FULL_SHARE, HEAVIEST = 10, 0.25, 12.0
+"""Voxels around a place, the share of them in a region from which its weight is 1, and the most that a voxel weighs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class SyntheticBatches:
         brighter = self.brightened[parameters.contrast].to(image.device).repeat_interleave(s.reuse)[:count]
         fluid = fluid_mask(self.bank, scan.classes).repeat_interleave(s.reuse, 0)[:count]
         anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption, brighter)
-        return apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid)
+        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid)
+        return replace(made, severity=hide_health(made.severity, generator))
 
 
 def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
@@ -90,20 +93,38 @@ def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
     return Corrupted(noisy, torch.zeros_like(mask), torch.zeros(len(image), device=image.device))
 
 
+def hide_health(severity: Tensor, generator: Generator) -> Tensor:
+    """Any severity for the clean slices, which have none: told 0, the network would learn nothing from them.
+
+    Detection knows no severity and tells the network one that is not 0. If that meant that something is wrong, the
+    network would find something in every healthy slice.
+    """
+    anything = torch.rand(severity.shape, generator=generator, device=severity.device)
+    return torch.where(severity > 0, severity, anything)
+
+
 def restoration_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> tuple[Tensor, dict[str, float]]:
-    """Squared error of the restored slice, cross-entropy and `slice_dice_loss` of the region, over brain voxels."""
+    """Squared error of the restored slice, weighted cross-entropy and `slice_dice_loss` of the region, in the brain."""
     with mixed_precision(batch.corrupted.device):
         restored, logit = network(batch.corrupted, batch.step)
     brain = batch.mask
-    error = (restored.float() - batch.healthy)[brain].square().mean()
+    error = ((restored.float() - batch.healthy).square() * brain).sum() / brain.sum().clamp(min=1)
     loss = settings.image_weight * error
     parts = {"error": float(error.detach())}
     if logit is not None:
-        region = F.binary_cross_entropy_with_logits(logit.float()[brain], batch.region[brain].float())
+        costs = F.binary_cross_entropy_with_logits(logit.float(), batch.region.float(), reduction="none")
+        weight = small_region_weight(batch.region) * brain
+        region = (weight * costs).sum() / weight.sum().clamp(min=1)
         overlap = slice_dice_loss(torch.sigmoid(logit.float()) * brain, batch.region)
         loss = loss + settings.region_weight * region + settings.dice_weight * overlap
         parts |= {"region": float(region.detach()), "dice": 1 - float(overlap.detach())}
     return loss, parts
+
+
+def small_region_weight(region: Tensor) -> Tensor:
+    """Weight of each voxel of slices (B, Y, X) in the cross-entropy: the more, the smaller the region it lies in."""
+    share = F.avg_pool2d(region.float()[:, None], 2 * REACH + 1, stride=1, padding=REACH)[:, 0]
+    return torch.where(region, (FULL_SHARE / share.clamp(min=1e-3)).clamp(1, HEAVIEST), 1.0)
 
 
 def slice_dice_loss(probability: Tensor, region: Tensor) -> Tensor:
