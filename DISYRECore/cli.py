@@ -65,7 +65,9 @@ def _train(options: argparse.Namespace) -> int:
     from DISYRECore.training import Trainer
 
     settings = read_config(Path(options.config))
-    Trainer(settings, Path(options.labelmaps), Path(options.output), options.device).run()
+    run = Trainer(settings, Path(options.labelmaps), Path(options.output), options.device)
+    run.run()
+    run.close()
     return 0
 
 

@@ -31,9 +31,6 @@ CLASSES = 5
 SPARED = 0.6
 """Share of flat anomalies that leave the fluid as it is; lesions grow in tissue."""
 
-LARGEST_MM = (70.0, 30.0, 14.0)
-"""Largest diameter of the first, the second and all later anomalies of a slab: where there are many, they are small."""
-
 FULL_MM2 = 8000.0
 """Area of the brain in a slice that may have all its anomalies; about two thirds of the largest slice."""
 
@@ -51,6 +48,8 @@ class CorruptionSettings:
         bias_power: The bias is U(0, 1) to this power; 1 as published, more for subtler changes.
         faintest: Least severity of the texture; 0 as published.
         anomalies: Probability of 0, 1, 2, ... anomalies in a slice. The published methods use (0, 1).
+        largest_mm: Largest diameter of the first, the second and so on, the last for all that follow: where there
+            are many, they are small.
         centroids: Fixed intensity classes of the bias, or None for the quantiles of each slice.
         by_area: Whether slices with less brain than `FULL_MM2` are spared in proportion, so that a voxel there is as
             likely to be anomalous as any other.
@@ -63,6 +62,7 @@ class CorruptionSettings:
     bias_power: float = 1.5
     faintest: float = 0.0
     anomalies: tuple[float, ...] = (0.3, 0.25, 0.15, 0.1, 0.1, 0.1)
+    largest_mm: tuple[float, ...] = (70.0, 30.0, 14.0)
     centroids: tuple[float, ...] | None = None
     by_area: bool = False
     anywhere: bool = False
@@ -146,9 +146,11 @@ def draw_corruption(
     if settings.by_area:
         area_mm2 = mask[:, mask.shape[1] // 2].sum((1, 2)) * spacing_mm**2
         count = count * (torch.rand(len(mask), generator=generator, device=mask.device) < area_mm2 / FULL_MM2)
+    number, largest_mm = len(settings.anomalies) - 1, settings.largest_mm
+    sizes_mm = [largest_mm[min(k, len(largest_mm) - 1)] for k in range(number)]
     return [
-        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter, LARGEST_MM[min(k, 2)])
-        for k in range(len(settings.anomalies) - 1)
+        _draw_anomaly(bank, mask, spacing_mm, generator, settings, count > k, brighter, size_mm)
+        for k, size_mm in enumerate(sizes_mm)
     ]
 
 

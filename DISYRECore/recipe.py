@@ -94,6 +94,11 @@ class TrainingSettings:
     licence: str = ""
     data: str = ""
 
+    @property
+    def contrasts_once(self) -> tuple[str, ...]:
+        """The contrasts, each named once, in their order."""
+        return tuple(dict.fromkeys(self.contrasts))
+
 
 def read_config(path: Path) -> TrainingSettings:
     """Reads a YAML config.

@@ -64,6 +64,12 @@ class Trainer:
         if self.world > 1:
             dist.barrier()
 
+    def close(self) -> None:
+        """Leaves the group of processes, where there is one; the trained network stays."""
+        self.parallel = self.network
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def train_step(self) -> dict[str, float]:
         """One optimiser step; deterministic given the step number."""
         share = self.settings.batch // self.world

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.corruption import (
-    FULL_MM2,
     CLASSES,
     FAMILIES,
+    FULL_MM2,
     PUBLISHED_CENTROIDS,
     AnomalyParameters,
     Corrupted,

@@ -114,6 +114,12 @@ def test_a_batch_differs_from_healthy_only_in_its_anomalies(batches: SyntheticBa
     assert change[batch.region].mean() > 5 * change[batch.mask & ~batch.region].mean()
 
 
+def test_contrasts_named_twice_are_drawn_twice_and_described_once(labelmaps: Path, tmp_path: Path) -> None:
+    settings = replace(TINY, contrasts=("T1", "T2", "T1"))
+    assert settings.contrasts_once == ("T1", "T2")
+    assert trainer(labelmaps, tmp_path, settings).task.describe(1).contrasts == ("T1", "T2")
+
+
 @pytest.mark.parametrize("direction", ["monotone", "published-code"])
 def test_the_network_is_told_the_step_of_the_severity(batches: SyntheticBatches, direction: str) -> None:
     settings = replace(TINY, direction=direction, reuse=1)
@@ -319,7 +325,8 @@ both = [torch.empty_like(weights) for _ in range(run.world)]
 dist.all_gather(both, weights)
 assert run.world == 2 and torch.equal(*both), "the processes disagree"
 dist.barrier()
-dist.destroy_process_group()
+run.close()
+assert not dist.is_initialized()
 """
 
 

@@ -356,7 +356,7 @@ def _describe(settings: TrainingSettings, step: int, found: dict[str, Any]) -> M
         settings={**found, "shape": list(s.slice_shape)},
         network=_network(s),
         spacing_mm=s.spacing_mm,
-        contrasts=s.contrasts,
+        contrasts=s.contrasts_once,
         profile=s.profile,
         training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
     )

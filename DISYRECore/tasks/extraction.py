@@ -251,6 +251,6 @@ class ExtractionTask:
             settings={},
             network=ExtractionSettings(),
             spacing_mm=s.spacing_mm,
-            contrasts=tuple(dict.fromkeys(s.contrasts)),
+            contrasts=s.contrasts_once,
             training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
         )

@@ -197,7 +197,7 @@ class RestorationTask:
             settings={} if s.task == "denoising" else ensemble,
             network=s.network,
             spacing_mm=s.spacing_mm,
-            contrasts=s.contrasts,
+            contrasts=s.contrasts_once,
             training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
         )
 
