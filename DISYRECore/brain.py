@@ -17,7 +17,7 @@ from DISYRECore.volume import Volume, resample
 BRAIN_ML = (900.0, 2000.0)
 """Usual volume of a whole adult brain with a rim of fluid."""
 
-RIM_MM = 2.5
+RIM_MM = 3.0
 """How far outside the surface of the brain the mask ends."""
 
 LEAST_ML = 250.0

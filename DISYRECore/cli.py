@@ -151,8 +151,8 @@ def _add_strip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or DICOM folder")
     command.add_argument("-o", "--output", required=True, metavar="MASK", help="brain mask, .nii.gz or .nrrd")
     command.add_argument("--brain", metavar="FILE", help="also write the scan without what lies outside the brain")
-    rim = "how far outside the brain's surface the mask ends, -5 to 8 (default 2.5)"
-    command.add_argument("--rim", type=_rim, default=2.5, metavar="MM", help=rim)
+    rim = "how far outside the brain's surface the mask ends, -5 to 8 (default 3)"
+    command.add_argument("--rim", type=_rim, default=3.0, metavar="MM", help=rim)
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

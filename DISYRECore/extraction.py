@@ -29,6 +29,9 @@ BOX_MM = (192.0, 224.0, 192.0)
 LOOKS = 3
 """Looks, at most, until the brain is in the middle of the box; the network is best there."""
 
+LEAST_SEEN_ML = 100.0
+"""A look that finds less than this does not say where the brain is."""
+
 LEVELS = 5
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.5
 MARGIN = 4
@@ -146,9 +149,12 @@ def brain_depth(network: ExtractionNetwork, scan: Volume, spacing_mm: float) -> 
 
 
 def _around(depth: Volume, whole: Grid) -> Grid:
-    """A box around the brain that a look has found; in the middle of what was looked at if there is none."""
-    brain = np.argwhere(largest_component(depth.voxels > 0))
-    centre = (brain.min(axis=0) + brain.max(axis=0)) / 2 if len(brain) else np.array(depth.shape) / 2
+    """A box around the brain that a look has found; in the middle of the scan if it has not found much of one."""
+    brain = largest_component(depth.voxels > 0)
+    if brain.sum() * depth.voxel_ml < LEAST_SEEN_ML:
+        return box_grid(whole, np.array(whole.shape) / 2)
+    places = np.argwhere(brain)
+    centre = (places.min(axis=0) + places.max(axis=0)) / 2
     return box_grid(whole, (np.linalg.inv(whole.affine) @ depth.affine @ [*centre, 1])[:3])
 
 

@@ -1,4 +1,4 @@
-"""In-plane Gaussian blur of slabs.
+"""Gaussian blur: of slabs in their plane, and of volumes within a mask.
 
 Written as a sum of shifted copies: with one channel this is several times faster than a convolution on a CPU.
 """
@@ -26,6 +26,18 @@ def gaussian_blur(image: Tensor, sigma: float | Tensor, radius: int | None = Non
     height, width = image.shape[2:]
     rows = _weighted_sum([padded[:, :, i : i + height] for i in range(2 * reach + 1)], taps)
     return _weighted_sum([rows[..., i : i + width] for i in range(2 * reach + 1)], taps)
+
+
+def blur_within(volume: Tensor, mask: Tensor, sigma: float) -> Tensor:
+    """Mean over a Gaussian neighbourhood of `sigma` voxels, of the voxels in `mask` alone; (Z, Y, X), 0 outside."""
+    reach = int(2 * sigma + 0.5)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=volume.device) / sigma) ** 2)
+    sums = torch.stack([volume * mask, mask.to(volume.dtype)])
+    for _ in range(3):
+        padded = F.pad(sums, (reach, reach))
+        shifted = [padded[..., i : i + sums.shape[-1]] for i in range(2 * reach + 1)]
+        sums = _weighted_sum(shifted, taps).permute(0, 3, 1, 2)
+    return torch.where(mask, sums[0] / sums[1].clamp(min=1e-6), 0.0)
 
 
 def _weighted_sum(images: list[Tensor], weights: Tensor) -> Tensor:

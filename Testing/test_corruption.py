@@ -27,7 +27,7 @@ from DISYRECore.corruption import (
     interpolate,
     match_range,
 )
-from DISYRECore.filters import gaussian_blur
+from DISYRECore.filters import blur_within, gaussian_blur
 from DISYRECore.intensity import expand
 from DISYRECore.schedule import step_of
 from DISYRECore.shapes import ShapeBank, render_shapes
@@ -375,3 +375,16 @@ def test_the_direction_of_the_change_can_be_chosen(process: Process, brighter: f
     draw = Generator().manual_seed(0)
     (p,) = draw_corruption(process.shapes, process.mask, SPACING_MM, draw, only("flat"), torch.full((24,), brighter))
     assert ((p.level > 0) == bool(brighter)).all()
+
+
+def test_blur_within_a_mask_is_scipy_s_and_sees_nothing_outside() -> None:
+    volume = torch.rand((12, 14, 10), generator=Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.zeros(12, 14, 10, dtype=torch.bool)
+    mask[2:9, 3:12, 1:8] = True
+
+    def blurred(values: Tensor) -> np.ndarray:
+        return ndimage.gaussian_filter(values.double().numpy(), 1.2, mode="constant", radius=2)
+
+    expected = np.where(mask, blurred(volume * mask) / np.maximum(blurred(mask), 1e-9), 0)
+    assert np.allclose(blur_within(volume, mask, 1.2), expected, atol=1e-6)
+    assert torch.equal(blur_within(volume + 9 * ~mask, mask, 1.2), blur_within(volume, mask, 1.2))

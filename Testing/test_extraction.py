@@ -149,6 +149,12 @@ def test_layers_are_closed_bodies_and_cylinders() -> None:
     assert 8 <= sum(is_cylinder) <= 32
 
 
+def test_some_layered_bodies_are_plain() -> None:
+    made = layers((60, 20, 24, 22), Generator().manual_seed(0))
+    is_plain = [len(one.unique()) <= 2 for one in made]
+    assert 8 <= sum(is_plain) <= 35
+
+
 def test_thick_slices_keep_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.rand((2, 24, 24, 24), generator=Generator().manual_seed(0))
     made = [thick(image, Generator().manual_seed(seed)) for seed in range(12)]
@@ -224,6 +230,28 @@ def test_depths_come_back_at_their_place() -> None:
     expected = affine @ [14.5, 29.5, 9.5, 1]
     np.testing.assert_allclose(centre, expected[:3], atol=0.3)
     assert agreement == pytest.approx(1.0)
+
+
+class Mistaken(Bright):
+    """Takes a speck in a corner for brain at its first two looks."""
+
+    looks = 0
+
+    def forward(self, heads: Tensor) -> Tensor:
+        depth = super().forward(heads)
+        self.looks += 1
+        if self.looks <= 2:
+            depth = torch.full_like(depth, -5.0)
+            depth[:, :5, :5, :5] = 5.0
+        return depth
+
+
+def test_a_speck_does_not_lead_the_next_look_away() -> None:
+    voxels = np.zeros((160, 160, 160), np.float32)
+    voxels[65:105, 65:105, 65:105] = 100
+    scan = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
+    depth, _ = brain_depth(Mistaken(ExtractionSettings()), scan, 2.0)
+    assert (depth.voxels > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.1)
 
 
 def test_training_writes_a_model_that_loads(labelmaps: Path, tmp_path: Path, small_heads: None) -> None:

@@ -234,6 +234,19 @@ def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
     assert torch.allclose(plain.restored, both.restored)
 
 
+def test_what_one_slice_alone_marks_fades() -> None:
+    x, mask = torch.zeros(15, 16, 14), torch.ones(15, 16, 14, dtype=torch.bool)
+    logit = torch.full_like(x, -4.0)
+    logit[3, 4:8, 4:8] = logit[8:12, 9:13, 9:13] = 4.0
+    sharp, smooth = (
+        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="region", smooth=width).score
+        for width in (0.0, 1.0)
+    )
+    assert sharp[3, 5, 5] == pytest.approx(float(sharp[10, 11, 11]))
+    assert smooth[3, 5:7, 5:7].max() < 0.3
+    assert smooth[9:11, 10:12, 10:12].min() > 0.8
+
+
 def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:
     watched = Recorder(corrupted.oracle)
     made = METHODS["dae"](watched, corrupted.x, corrupted.mask)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from DISYRECore.filters import blur_within
 from DISYRECore.methods.restoration import Restoration, Restore, combine
 from DISYRECore.schedule import STEPS, severity_of, step_of
 
@@ -23,6 +24,7 @@ def disyre_v2(
     *,
     severities: Sequence[float] = (0.25, 0.5, 0.75, 0.95),
     mirror: bool = False,
+    smooth: float = 0.0,
     score: str = "residual",
     direction: str = "monotone",
 ) -> Restoration:
@@ -31,7 +33,8 @@ def disyre_v2(
         AS(x) = 1/N sum_n |x - P(x, t_n)|
 
     With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right. The restored
-    image is the mean of all restorations, clipped to [0, 1].
+    image is the mean of all restorations, clipped to [0, 1]. `smooth` is ours, too: the logit of the region becomes its
+    mean over a Gaussian neighbourhood of that many voxels, so that what one slice alone marks fades.
     """
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
@@ -39,7 +42,10 @@ def disyre_v2(
         outputs += [_mirrored(*restore(x.flip(2), int(step))) for step in steps]
     residual = torch.stack([(x - restored).abs() for restored, _ in outputs]).mean(0)
     restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
-    return Restoration(combine(residual, _mean_region(outputs), score) * mask, restored * mask)
+    region = _mean_region(outputs)
+    if region is not None and smooth > 0:
+        region = torch.sigmoid(blur_within(torch.logit(region, eps=1e-6), mask, smooth))
+    return Restoration(combine(residual, region, score) * mask, restored * mask)
 
 
 def disyre(

@@ -188,7 +188,8 @@ class RestorationTask:
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands; thresholds come with calibration."""
         s = self.settings
-        ensemble = {"severities": [0.5], "mirror": True, "score": "region" if s.network.region else "residual"}
+        score = "region" if s.network.region else "residual"
+        ensemble = {"severities": [0.5], "mirror": True, "smooth": 1.0, "score": score}
         return ModelDescription(
             id=s.name,
             title=s.title,

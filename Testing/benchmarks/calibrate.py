@@ -24,6 +24,8 @@ from DISYRECore.volume import find_scans, read_volume
 
 VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CASES, SEED = 9, 23
+LEAST = 0.5
+"""What is more likely healthy than not is no finding, however little of it healthy scans show."""
 
 
 def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
@@ -58,7 +60,7 @@ def main() -> None:
     brains = {"T1": real(options.t1, detector.spacing_mm)}
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
-    thresholds = {name: healthy_threshold(detector, scans, options.rate) for name, scans in brains.items()}
+    thresholds = {name: max(healthy_threshold(detector, scans, options.rate), LEAST) for name, scans in brains.items()}
     write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
     print(thresholds)
 
