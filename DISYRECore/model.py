@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from DISYRECore.diffusion import DiffusionNetwork, DiffusionSettings, diffusion_settings
 from DISYRECore.errors import DisyreError
@@ -19,6 +18,7 @@ from DISYRECore.extraction import ExtractionNetwork, ExtractionSettings
 from DISYRECore.files import resources
 from DISYRECore.methods import DIFFUSION, OWN_MODELS
 from DISYRECore.networks import NetworkSettings, RestorationNetwork, network_settings
+from DISYRECore.weights import read_weights, write_weights
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 DEFAULT_MODEL = "brain-restoration"
@@ -195,19 +195,22 @@ def load_extractor(
 def _load_network(folder: Path, description: ModelDescription, device: torch.device | str) -> Network:
     network = build_network(description.network)
     try:
-        weights = load_file(folder / WEIGHTS)
-        network.load_state_dict({key: value.float() for key, value in weights.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        network.load_state_dict(read_weights(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise DisyreError(f"The weights of model '{description.id}' cannot be read; install it again.") from error
     return network.eval().requires_grad_(False).to(device)
 
 
-def save_model(folder: Path, description: ModelDescription, weights: dict[str, torch.Tensor]) -> None:
-    """Writes a model folder, weights in half precision; the description last, so that a model is whole or absent."""
+def save_model(folder: Path, description: ModelDescription, weights: dict[str, torch.Tensor], bits: int = 16) -> None:
+    """Writes a model folder; the description last, so that a model is whole or absent.
+
+    Args:
+        folder: Made where it is missing.
+        description: For `model.json`.
+        weights: Of the network.
+        bits: Of the stored kernels, see `weights.write_weights`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    half = {key: value.detach().cpu().half().contiguous() for key, value in weights.items()}
-    temporary = folder / (WEIGHTS + ".part")
-    save_file(half, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    write_weights(folder / WEIGHTS, weights, bits)
     (folder / (DESCRIPTION + ".part")).write_text(description.to_json(), encoding="utf-8")
     os.replace(folder / (DESCRIPTION + ".part"), folder / DESCRIPTION)

@@ -7,6 +7,7 @@ unsupervised anomaly detection in medical images", Medical Image Analysis 2025 (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +24,26 @@ class NoiseSettings:
     """The forward process of Synomaly.
 
     Attributes:
-        sigma: Of the blur that makes the regions, in pixels; larger, larger regions. Published 3 (brain, liver) and
-            7 (ultrasound) in slices of 128 x 128.
+        sigmas: Of the blur that makes the regions, in pixels; larger, larger regions. One is drawn for each slice.
+            Published one only, 3 (brain, liver) or 7 (ultrasound), in slices of 128 x 128.
         threshold: On the blurred noise stretched to 0..255; higher, fewer regions. Published 175, ultrasound 150.
-        offset: The shift of a slice is U(0, 1) + offset. Published .5, liver 1.
+        offset, span: The shift of a slice is span U(0, 1) + offset. Published span 1, offset .5 or 1 (liver).
         directions: +1 for bright regions, -1 for dark ones; one is drawn for each slice.
+        own_field: Whether the regions come from a noise of their own. Published is no: then they lie where the noise
+            itself is bright, which a network can learn to look for.
+        clean: Share of the slices without regions. Published 0.
+        inside: Whether regions are cut at the border of the brain or organ; beyond it, where the image is known,
+            they tell the network what shift to look for. Published is no.
     """
 
-    sigma: float = 3.0
+    sigmas: tuple[float, ...] = (3.0,)
     threshold: float = 175.0
     offset: float = 0.5
+    span: float = 1.0
     directions: tuple[int, ...] = (1,)
+    own_field: bool = False
+    clean: float = 0.0
+    inside: bool = False
 
 
 def synomaly_noise(
@@ -41,9 +51,10 @@ def synomaly_noise(
 ) -> tuple[Tensor, Tensor]:
     """Draws noise for slices:
 
-        e = n + delta m,   n ~ N(0, 1),   m = [stretch(blur(n)) > threshold],   delta = direction (U(0, 1) + offset)
+        e = n + delta m,   n ~ N(0, 1)
+        m = [stretch(blur(n)) > threshold],   delta = direction (span U(0, 1) + offset)
 
-    The regions come from the same n, as published, so the noise inside them is a little brighter than outside; delta
+    As published the regions come from the same n, so the noise inside them is a little brighter than outside; delta
     is one number for each slice.
 
     Args:
@@ -60,13 +71,22 @@ def synomaly_noise(
     """
     _check(settings)
     device = generator.device
+
+    def one_of(choices: Sequence[float]) -> Tensor:
+        drawn = torch.randint(len(choices), (shape[0], 1, 1), generator=generator, device=device)
+        return torch.tensor(choices, device=device)[drawn]
+
+    def uniform() -> Tensor:
+        return torch.rand((shape[0], 1, 1), generator=generator, device=device)
+
     noise = torch.randn(shape, generator=generator, device=device)
-    mask = _stretch(blur(noise, settings.sigma)) > settings.threshold
+    field = torch.randn(shape, generator=generator, device=device) if settings.own_field else noise
+    sigma = one_of(settings.sigmas)
+    blurred = sum(blur(field, one) * (sigma == one) for one in set(settings.sigmas))
+    mask = (_stretch(torch.as_tensor(blurred)) > settings.threshold) & (uniform() >= settings.clean)
     mask = mask if region is None else mask & region
-    size = torch.rand((shape[0], 1, 1), generator=generator, device=device) + settings.offset
-    drawn = torch.randint(len(settings.directions), (shape[0], 1, 1), generator=generator, device=device)
-    direction = torch.tensor(settings.directions, device=device)[drawn]
-    return noise + direction * size * mask, mask
+    size = settings.span * uniform() + settings.offset
+    return noise + one_of(settings.directions) * size * mask, mask
 
 
 def blur(image: Tensor, sigma: float, radius: int | None = None) -> Tensor:
@@ -95,7 +115,7 @@ def _stretch(image: Tensor) -> Tensor:
 def _check(settings: NoiseSettings) -> None:
     if not 0 < settings.threshold < HIGHEST:
         raise DisyreError(f"A noise threshold of {settings.threshold:g} makes no regions; give one between 0 and 255.")
-    if not settings.sigma > 0:
+    if not settings.sigmas or min(settings.sigmas) <= 0:
         raise DisyreError("The blur of the noise regions must be above 0 pixels.")
     if not settings.directions or not set(settings.directions) <= {-1, 1}:
         raise DisyreError("The directions of the noise regions must be 1 (bright), -1 (dark) or both.")

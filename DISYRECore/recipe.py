@@ -14,6 +14,7 @@ from DISYRECore.diffusion import DiffusionSettings, diffusion_settings
 from DISYRECore.errors import DisyreError
 from DISYRECore.networks import NetworkSettings, network_settings
 from DISYRECore.noise import NoiseSettings
+from DISYRECore.weights import BITS
 
 TASK_NAMES = ("restoration", "denoising", "extraction", "anofpdm", "synomaly")
 
@@ -32,6 +33,7 @@ class TrainingSettings:
         diffusion: Settings of the network of ``anofpdm`` and ``synomaly``; `size` names a published one.
         noise: Forward process of ``synomaly``.
         highest_step: Diffusion steps above this one are not learnt; detection never goes there.
+        noise_steps: Steps among which the validation of ``synomaly`` chooses; those of the released code when empty.
         vlb: Whether the variational bound is added to the squared error of the noise, as published for ``synomaly``.
         unlabelled: Share of the slices of ``anofpdm`` whose label is withheld.
         source: ``anatomies`` (label maps, from which scans are synthesised) or ``images`` (scans, see `slices`).
@@ -54,6 +56,7 @@ class TrainingSettings:
         direction: Map between severity and step, see `schedule.step_of`.
         seed: Everything random follows from it.
         every: Steps between validation and checkpoint.
+        weight_bits: Of the model's kernels on disk, 16 or 8; checkpoints are in full precision.
         licence, data: For the model's card.
     """
 
@@ -66,6 +69,7 @@ class TrainingSettings:
     diffusion: DiffusionSettings | None = None
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     highest_step: int = 999
+    noise_steps: tuple[int, ...] = ()
     vlb: bool = False
     unlabelled: float = 0.1
     source: str = "anatomies"
@@ -91,6 +95,7 @@ class TrainingSettings:
     direction: str = "monotone"
     seed: int = 0
     every: int = 250
+    weight_bits: int = 16
     licence: str = ""
     data: str = ""
 
@@ -120,6 +125,8 @@ def read_config(path: Path) -> TrainingSettings:
     usual = vars(TrainingSettings(""))
     if values.get("task", "restoration") not in TASK_NAMES:
         raise DisyreError(f"There is no task '{values['task']}'; choose one of {', '.join(TASK_NAMES)}.")
+    if values.get("weight_bits", 16) not in BITS:
+        raise DisyreError(f"The config {path} asks for {values['weight_bits']} bits a weight; choose 8 or 16.")
     try:
         if "network" in values:
             values["network"] = network_settings(values["network"])

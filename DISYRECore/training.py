@@ -117,7 +117,8 @@ class Trainer:
         save_file(self._state(), temporary)
         os.replace(temporary, self.out / CHECKPOINT)
         (self.out / PROGRESS).write_text(json.dumps({"step": self.step, **plain(self.settings)}, indent=2))
-        save_model(self.out / self.settings.name, self.task.describe(self.step), self.average)
+        s = self.settings
+        save_model(self.out / s.name, self.task.describe(self.step), self.average, s.weight_bits)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"network.{k}": v for k, v in self.network.state_dict().items()}

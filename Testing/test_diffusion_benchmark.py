@@ -33,7 +33,7 @@ SETTINGS = TrainingSettings(
     train=("head_[01].nii.gz",),
     validation=("head_2.nii.gz",),
     diffusion=DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2),
-    noise=NoiseSettings(sigma=1.0, threshold=150.0),
+    noise=NoiseSettings(sigmas=(1.0,), threshold=150.0),
     spacing_mm=6.0,
     slice_shape=(32, 28),
     batch=4,

@@ -52,7 +52,7 @@ ANOFPDM = TrainingSettings(
     learning_rate=3e-3,
     every=2,
 )
-SYNOMALY = replace(ANOFPDM, task="synomaly", noise=NoiseSettings(sigma=1.0, threshold=150.0, directions=(-1, 1)))
+SYNOMALY = replace(ANOFPDM, task="synomaly", noise=NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1, 1)))
 TASKS = {"anofpdm": AnoFPDMTask, "synomaly": SynomalyTask}
 CPU = torch.device("cpu")
 
@@ -94,6 +94,20 @@ def test_synomaly_learns_from_healthy_slices_alone(labelmaps: Path) -> None:
     assert made.condition is None
     spread = float(made.noise.std())
     assert 1.0 < spread < 1.3
+
+
+def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
+    noise = replace(SYNOMALY.noise, inside=True, offset=50.0, span=0.0)
+    task = SynomalyTask(replace(SYNOMALY, noise=noise), labelmaps, CPU, validates=False)
+    made, brain = task.make(16, 3), task.batches.make(16, 3).mask
+    shifted = made.noise.abs() > 25
+    assert shifted.any()
+    assert not (shifted & ~brain).any()
+
+
+def test_the_step_of_detection_is_chosen_among_those_of_the_config(labelmaps: Path) -> None:
+    task = SynomalyTask(replace(SYNOMALY, highest_step=60, noise_steps=(50,)), labelmaps, CPU, validates=True)
+    assert task.validate(task.network())["best_step"] == 50
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from DISYRECore import model as models
+from DISYRECore import weights as stored
 from DISYRECore.errors import DisyreError
 from DISYRECore.model import (
     DESCRIPTION,
@@ -167,7 +168,7 @@ def test_a_model_whose_writing_failed_is_not_there(tmp_path: Path, monkeypatch: 
         Path(path).write_bytes(b"half a fi")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(models, "save_file", full_disk)
+    monkeypatch.setattr(stored, "save_file", full_disk)
     with pytest.raises(OSError, match="space"):
         save_model(tmp_path / "tiny", DESCRIPTION_OF_TINY, awake().state_dict())
     assert not (tmp_path / "tiny" / WEIGHTS).exists()
@@ -177,7 +178,7 @@ def test_a_model_whose_writing_failed_is_not_there(tmp_path: Path, monkeypatch: 
 
 def test_a_failed_update_leaves_the_old_model_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_model("tiny").sha256
-    monkeypatch.setattr(models, "save_file", lambda weights, path: (_ for _ in ()).throw(OSError("No space left")))
+    monkeypatch.setattr(stored, "save_file", lambda weights, path: (_ for _ in ()).throw(OSError("No space left")))
     with pytest.raises(OSError, match="space"):
         save_model(folder, dataclasses.replace(DESCRIPTION_OF_TINY, version="2"), awake().state_dict())
     loaded = load_model("tiny")

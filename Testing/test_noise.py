@@ -19,6 +19,10 @@ PUBLISHED = NoiseSettings()
 DRAWS = 200
 
 
+def largest_region(mask: Tensor) -> int:
+    return int(np.bincount(ndimage.label(mask.numpy())[0].ravel())[1:].max(initial=0))
+
+
 def draw(settings: NoiseSettings, count: int = DRAWS, size: int = SIZE, seed: int = 0) -> tuple[Tensor, Tensor]:
     return synomaly_noise((count, size, size), settings, Generator().manual_seed(seed))
 
@@ -37,11 +41,10 @@ def test_statistics_are_those_of_the_published_generator(
     sigma: float, threshold: float, area: float, regions: float, largest: float, inside: float
 ) -> None:
     """Area, regions, size of the largest and mean of the noise in them; 400 draws of another implementation."""
-    noise, mask = draw(NoiseSettings(sigma=sigma, threshold=threshold))
+    noise, mask = draw(NoiseSettings(sigmas=(sigma,), threshold=threshold))
     plain = torch.randn(noise.shape, generator=Generator().manual_seed(0))
-    labelled = [ndimage.label(one) for one in mask.numpy()]
-    counts = [n for _, n in labelled]
-    biggest = [np.bincount(labels.ravel())[1:].max(initial=0) for labels, _ in labelled]
+    counts = [ndimage.label(one)[1] for one in mask.numpy()]
+    biggest = [largest_region(one) for one in mask]
     assert 100 * float(mask.float().mean()) == pytest.approx(area, rel=0.12)
     assert np.mean(counts) == pytest.approx(regions, rel=0.1)
     assert np.mean(biggest) == pytest.approx(largest, rel=0.2)
@@ -50,7 +53,7 @@ def test_statistics_are_those_of_the_published_generator(
 
 
 def test_half_the_side_and_half_the_blur_make_the_same_picture() -> None:
-    _, mask = draw(NoiseSettings(sigma=1.5), size=64)
+    _, mask = draw(NoiseSettings(sigmas=(1.5,)), size=64)
     assert 100 * float(mask.float().mean()) == pytest.approx(11.2, rel=0.15)
     assert np.mean([ndimage.label(one)[1] for one in mask.numpy()]) == pytest.approx(33, rel=0.12)
 
@@ -104,7 +107,38 @@ def test_small_slices_are_blurred_as_far_as_they_reach() -> None:
     assert torch.isfinite(blur(torch.rand(1, 5, 4), 7.0)).all()
 
 
-@pytest.mark.parametrize("bad", [{"threshold": 255.0}, {"threshold": 0.0}, {"sigma": 0.0}, {"directions": ()}])
+@pytest.mark.parametrize(
+    "bad", [{"threshold": 255.0}, {"threshold": 0.0}, {"sigmas": (0.0,)}, {"sigmas": ()}, {"directions": ()}]
+)
 def test_settings_without_regions_are_refused_in_one_sentence(bad: dict) -> None:
     with pytest.raises(DisyreError, match=r"^[^\n]+\.$"):
         draw(replace(PUBLISHED, **bad), 1)
+
+
+# Beyond the published settings
+
+
+def test_regions_of_several_sizes_are_drawn() -> None:
+    small, both = (draw(NoiseSettings(sigmas=sigmas), count=64)[1] for sigmas in ((1.0,), (1.0, 7.0)))
+    largest = [[largest_region(m) for m in mask] for mask in (small, both)]
+    assert max(largest[0]) < 150
+    assert 0.25 < np.mean(np.array(largest[1]) > 300) < 0.75
+
+
+def test_regions_of_their_own_field_do_not_favour_bright_noise() -> None:
+    noise, mask = draw(NoiseSettings(own_field=True, offset=0.0, span=0.0))
+    assert abs(float(noise[mask].mean())) < 0.02
+
+
+def test_the_shift_spans_what_it_is_told() -> None:
+    noise, mask = draw(NoiseSettings(own_field=True, offset=2.0, span=6.0), count=200)
+    shifts = torch.stack([n[m].mean() for n, m in zip(noise, mask, strict=True) if m.sum() > 300])
+    assert 1.8 < float(shifts.min()) < 2.6
+    assert 7.4 < float(shifts.max()) < 8.2
+
+
+def test_clean_slices_are_plain_noise() -> None:
+    noise, mask = draw(NoiseSettings(clean=0.4, offset=5.0), count=300)
+    is_clean = ~mask.flatten(1).any(1)
+    assert 0.3 < float(is_clean.float().mean()) < 0.5
+    assert float(noise[is_clean].std()) == pytest.approx(1.0, abs=0.01)

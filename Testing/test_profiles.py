@@ -271,7 +271,7 @@ LIVER = TrainingSettings(
     train=("[0-3].nii.gz",),
     validation=("[45].nii.gz",),
     diffusion=DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2),
-    noise=NoiseSettings(sigma=1.0, threshold=150.0, directions=(-1,)),
+    noise=NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1,)),
     contrasts=("CT",),
     spacing_mm=3.0,
     slice_shape=(32, 32),

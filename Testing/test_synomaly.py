@@ -173,7 +173,7 @@ def test_settings_that_mean_nothing_are_refused_in_one_sentence(bad: dict) -> No
 # The key ablation: what the noise of training is good for
 
 SIDE, STEP, CONTRAST = 32, 100, 0.2
-NOISE = NoiseSettings(sigma=1.0, threshold=150.0, offset=0.5)
+NOISE = NoiseSettings(sigmas=(1.0,), threshold=150.0, offset=0.5)
 
 
 def discs(count: int, generator: Generator) -> Tensor:

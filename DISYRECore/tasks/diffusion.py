@@ -152,7 +152,8 @@ class SynomalyTask:
     schedule = COSINE
 
     def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        _check_highest(settings, max(NOISE_STEPS))
+        self.steps = settings.noise_steps or NOISE_STEPS
+        _check_highest(settings, max(self.steps))
         self.settings, self.device, self.found = settings, device, dict[str, Any]()
         plain = replace(settings, corruption=CorruptionSettings(anomalies=(1.0,)), reuse=1)
         self.batches = _slices(plain, labelmaps, settings.train, device, healthy=True)
@@ -164,10 +165,11 @@ class SynomalyTask:
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of healthy slices with noise and steps."""
-        image = to_signed(self.batches.make(count, seed).healthy)
+        batch, noise = self.batches.make(count, seed), self.settings.noise
+        image, region = to_signed(batch.healthy), batch.mask if noise.inside else None
         generator = Generator(self.device).manual_seed(seed + 1)
-        noise, _ = synomaly_noise((count, *image.shape[1:]), self.settings.noise, generator)
-        return NoisyBatch(image, noise, _steps(count, self.settings.highest_step, generator))
+        drawn, _ = synomaly_noise((count, *image.shape[1:]), noise, generator, region)
+        return NoisyBatch(image, drawn, _steps(count, self.settings.highest_step, generator))
 
     def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
         """See `noise_loss`."""
@@ -180,7 +182,7 @@ class SynomalyTask:
             return {}
         batch = self.held_out.make(count, VALIDATION_SEED)
         on_cpu = replace(batch, **{name: value.cpu() for name, value in vars(batch).items()})
-        restored = restore_all(predictor(network, self.device), on_cpu, self.settings.slice_shape)
+        restored = restore_all(predictor(network, self.device), on_cpu, self.steps, self.settings.slice_shape)
         self.found, dice = choose_threshold(restored, on_cpu)
         chosen = departure(to_signed(on_cpu.corrupted[:, 0]), restored[self.found["step"]], self.found["kernel"])
         return {"dice": dice, **{f"best_{name}": float(value) for name, value in self.found.items()}} | _precision(
@@ -245,10 +247,10 @@ def choose_guidance(walks: Sequence[Walk], guidances: Sequence[float], sick: Ten
     return found, accuracies[best]
 
 
-def restore_all(predict: Predict, batch: Batch, shape: tuple[int, int]) -> dict[int, Tensor]:
-    """Slices restored by `synomaly` from every noise step, (B, Y, X) in [-1, 1]."""
+def restore_all(predict: Predict, batch: Batch, steps: Sequence[int], shape: tuple[int, int]) -> dict[int, Tensor]:
+    """Slices restored by `synomaly` from each of the noise steps, (B, Y, X) in [-1, 1]."""
     x, everywhere = batch.corrupted[:, 0], torch.ones_like(batch.mask)
-    return {t: to_signed(synomaly(predict, x, everywhere, step=t, shape=shape).restored) for t in NOISE_STEPS}
+    return {t: to_signed(synomaly(predict, x, everywhere, step=t, shape=shape).restored) for t in steps}
 
 
 def choose_threshold(restored: dict[int, Tensor], batch: Batch) -> tuple[dict[str, Any], float]:
