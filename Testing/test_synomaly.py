@@ -85,6 +85,17 @@ def test_no_change_at_all_stops_after_two_stages() -> None:
     assert float(made.score.max()) < 1e-4
 
 
+def test_several_draws_average_what_the_noise_does_to_the_estimate() -> None:
+    clean, sick, _ = lesion()
+    generator = Generator().manual_seed(2)
+
+    def unsure(x_t: Tensor, call: int) -> Tensor:
+        return clean[: len(x_t)] + 0.05 * torch.randn(x_t.shape, generator=generator)
+
+    one, four = (synomaly(Network(unsure), sick, MASK, stages=1, draws=draws).restored - clean for draws in (1, 4))
+    assert float(four.std()) == pytest.approx(float(one.std()) / 2, rel=0.05)
+
+
 def test_the_first_stage_never_ends_it_and_the_floor_keeps_small_masks_from_going_on() -> None:
     ones = torch.ones(1, 128, 128, dtype=torch.bool)
     half, few, fewer = (torch.zeros(1, 128, 128, dtype=torch.bool) for _ in range(3))
@@ -164,7 +175,9 @@ def test_padding_to_the_frame_of_training_is_taken_off_again() -> None:
     assert made.score.shape == made.restored.shape == SHAPE
 
 
-@pytest.mark.parametrize("bad", [{"step": 1000}, {"kernel": 4}, {"stages": 0}, {"fusion": "x"}, {"score": "region"}])
+@pytest.mark.parametrize(
+    "bad", [{"step": 1000}, {"kernel": 4}, {"stages": 0}, {"draws": 0}, {"fusion": "x"}, {"score": "region"}]
+)
 def test_settings_that_mean_nothing_are_refused_in_one_sentence(bad: dict) -> None:
     with pytest.raises(DisyreError, match=r"^[^\n]+\.$"):
         synomaly(knowing(torch.zeros(SHAPE)), torch.zeros(SHAPE), MASK, **bad)

@@ -55,7 +55,7 @@ def evaluations(method: str, settings: dict[str, Any]) -> int:
     if method == "dae":
         return 1
     if method == "synomaly":
-        return int(settings.get("stages", STAGES))
+        return int(settings.get("stages", STAGES)) * int(settings.get("draws", 1))
     if method == "anofpdm":
         return 2 * (FORWARD_STEPS if settings.get("faithful") else int(settings.get("steps", 30)))
     if method == "disyre":

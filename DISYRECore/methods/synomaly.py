@@ -52,6 +52,7 @@ def synomaly(
     fusion_kernel: int = 3,
     fusion_threshold: float = 0.1,
     stages: int = STAGES,
+    draws: int = 1,
     shape: tuple[int, int] | None = None,
     score: str = "dynamic",
     seed: int = 0,
@@ -69,6 +70,7 @@ def synomaly(
             with the estimate alone.
         fusion_kernel, fusion_threshold: The same for the mask that fuses and stops.
         stages: At most.
+        draws: Noises that the estimate of a stage is the mean of; 1 as published, more against the noise of the map.
         shape: (Y, X) of the slices that the model was trained on; smaller ones are padded.
         score: ``dynamic`` for .5 D / tau, so that .5 is the threshold, with regions that are too small kept below;
             ``residual`` for D.
@@ -77,9 +79,9 @@ def synomaly(
     Raises:
         DisyreError: A setting that does not exist.
     """
-    _check(step, kernel, fusion_kernel, fusion, score, stages)
+    _check(step, kernel, fusion_kernel, fusion, score, stages, draws)
     wide, place = frame(to_signed(x), shape)
-    restored = _restore(predict, wide, step, stages, (fusion_kernel, fusion_threshold, fusion), seed)
+    restored = _restore(predict, wide, step, (stages, draws), (fusion_kernel, fusion_threshold, fusion), seed)
     change = departure(wide, restored, kernel)
     made = change
     if score == "dynamic":
@@ -87,16 +89,20 @@ def synomaly(
     return Restoration(place.back(made) * mask, to_unsigned(place.back(restored)) * mask)
 
 
-def _restore(predict: Predict, x: Tensor, step: int, stages: int, fusing: tuple[int, float, str], seed: int) -> Tensor:
+def _restore(
+    predict: Predict, x: Tensor, step: int, times: tuple[int, int], fusing: tuple[int, float, str], seed: int
+) -> Tensor:
     """The last one-step estimate of each slice (Z, Y, X) in [-1, 1]."""
-    kernel, threshold, fusion = fusing
+    (stages, draws), (kernel, threshold, fusion) = times, fusing
     generator = Generator().manual_seed(seed)
     current, restored, before = x.clone(), x.clone(), torch.ones_like(x, dtype=torch.bool)
     going = torch.arange(len(x))
     for _ in range(stages):
-        noise = torch.randn(x.shape, generator=generator)[going].to(x.device)
-        x_t = add_noise(current[going], noise, step, SCHEDULE)
-        estimated = estimate(x_t, predict(x_t, step)[0], step, SCHEDULE)
+        estimated = torch.zeros_like(x[going])
+        for _ in range(draws):
+            noise = torch.randn(x.shape, generator=generator)[going].to(x.device)
+            x_t = add_noise(current[going], noise, step, SCHEDULE)
+            estimated += estimate(x_t, predict(x_t, step)[0], step, SCHEDULE) / draws
         change = departure(x[going], estimated, kernel)
         found = anomalous(change, threshold)
         restored[going], current[going] = estimated, fuse(x[going], estimated, change, found, fusion)
@@ -138,13 +144,13 @@ def _scaled(pixels: int, slices: Tensor) -> float:
     return pixels * slices[0].numel() / FRAME_PIXELS
 
 
-def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, stages: int) -> None:
+def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, stages: int, draws: int) -> None:
     if not 0 <= step < STEPS:
         raise DisyreError(f"Synomaly has no step {step}; choose 0 to {STEPS - 1}.")
     if min(kernel, fusion_kernel) < 1 or kernel % 2 == 0 or fusion_kernel % 2 == 0:
         raise DisyreError("The blur of Synomaly's map needs an odd number of pixels.")
-    if stages < 1:
-        raise DisyreError("Synomaly needs at least one stage.")
+    if min(stages, draws) < 1:
+        raise DisyreError("Synomaly needs at least one stage and one draw.")
     for value, known in ((fusion, FUSIONS), (score, SCORES)):
         if value not in known:
             raise DisyreError(f"Synomaly has no choice '{value}'; choose one of {', '.join(known)}.")
