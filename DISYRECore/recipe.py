@@ -35,6 +35,7 @@ class TrainingSettings:
         highest_step: Diffusion steps above this one are not learnt; detection never goes there.
         noise_steps: Steps among which the validation of ``synomaly`` chooses; those of the released code when empty.
         vlb: Whether the variational bound is added to the squared error of the noise, as published for ``synomaly``.
+        path_length: Steps of the forward path of ``anofpdm``; published 600.
         unlabelled: Share of the slices of ``anofpdm`` whose label is withheld.
         source: ``anatomies`` (label maps, from which scans are synthesised) or ``images`` (scans, see `slices`).
         profile: Kind of scans, see `profiles`; others than brain MRI need ``images``.
@@ -71,6 +72,7 @@ class TrainingSettings:
     highest_step: int = 999
     noise_steps: tuple[int, ...] = ()
     vlb: bool = False
+    path_length: int = 600
     unlabelled: float = 0.1
     source: str = "anatomies"
     profile: str = "brain-mri"

@@ -23,6 +23,7 @@ from DISYRECore.diffusion import (
     to_signed,
 )
 from DISYRECore.errors import DisyreError
+from DISYRECore.methods import evaluations
 from DISYRECore.methods.anofpdm import (
     FORWARD_STEPS,
     anofpdm,
@@ -104,6 +105,20 @@ def test_faithful_walks_the_whole_path() -> None:
     network = Constant(0.0, 0.1)
     anofpdm(network, torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), faithful=True)
     assert len(network.calls) == 2 * FORWARD_STEPS
+
+
+def test_a_shorter_path_ends_where_it_is_told_to() -> None:
+    for settings, expected in (({"steps": 5}, 5), ({"faithful": True}, 60)):
+        network = Constant(0.0, 0.1)
+        anofpdm(network, torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), length=60, **settings)
+        assert len(network.calls) == 2 * expected == evaluations("anofpdm", {"length": 60, **settings})
+        assert network.calls[-1] == (59, NULL)
+
+
+@pytest.mark.parametrize(("steps", "length"), [(1, 60), (61, 60), (30, 1001)])
+def test_paths_that_cannot_be_walked_are_refused_in_one_sentence(steps: int, length: int) -> None:
+    with pytest.raises(DisyreError, match=r"^[^\n]+\.$"):
+        path(steps, length)
 
 
 def test_memory_does_not_depend_on_the_number_of_steps() -> None:

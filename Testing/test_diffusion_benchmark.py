@@ -36,6 +36,7 @@ SETTINGS = TrainingSettings(
     noise=NoiseSettings(sigmas=(1.0,), threshold=150.0),
     spacing_mm=6.0,
     slice_shape=(32, 28),
+    path_length=120,
     batch=4,
     steps=2,
     warmup=1,
@@ -199,7 +200,6 @@ def test_slices_carry_the_lesion_of_their_scan(dataset: Path, models: dict[str, 
 def test_the_script_prints_all_tables(dataset, models, monkeypatch, capsys) -> None:
     monkeypatch.setattr(benchmark, "LEVELS", (100,))
     monkeypatch.setattr(benchmark, "GUIDANCES", (1.0,))
-    monkeypatch.setattr(benchmark, "FORWARD_STEPS", 60)
     arguments = ["--anofpdm", models["anofpdm"], "--synomaly", models["synomaly"], "--slices", 4]
     arguments = ["script", dataset, dataset, *arguments, "--faithful-slices", 1, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
@@ -211,8 +211,8 @@ def test_the_script_prints_all_tables(dataset, models, monkeypatch, capsys) -> N
     for label in ("empty mask", "ruler: its own", "one step: t 100", "DDIM: t 100", "AnoFPDM, 6 steps", "Synomaly"):
         assert sum(row.startswith(f"| {label}") for row in rows) == 1
     evaluations = {row.split("|")[1].strip(): row.split("|")[4].strip() for row in rows if row.count("|") == 8}
-    assert {label: evaluations[label] for label in ("25", "50", "60, faithful")} == {
-        "25": "50", "50": "100", "60, faithful": "120",
+    assert {label: evaluations[label] for label in ("25", "50", "120, faithful")} == {
+        "25": "50", "50": "100", "120, faithful": "240",
     }  # fmt: skip
     assert "nan" not in out
 

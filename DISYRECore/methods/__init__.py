@@ -57,7 +57,7 @@ def evaluations(method: str, settings: dict[str, Any]) -> int:
     if method == "synomaly":
         return int(settings.get("stages", STAGES)) * int(settings.get("draws", 1))
     if method == "anofpdm":
-        return 2 * (FORWARD_STEPS if settings.get("faithful") else int(settings.get("steps", 30)))
+        return 2 * int(settings.get("length", FORWARD_STEPS) if settings.get("faithful") else settings.get("steps", 30))
     if method == "disyre":
         return int(settings.get("steps", 4))
     return len(settings.get("severities", range(4))) * (1 + bool(settings.get("mirror")))

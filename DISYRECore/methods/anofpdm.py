@@ -28,6 +28,7 @@ from DISYRECore.diffusion import (
     FRAME_PIXELS,
     HEALTHY,
     NULL,
+    STEPS,
     Predict,
     add_noise,
     advance,
@@ -44,7 +45,7 @@ from DISYRECore.methods.restoration import Restoration
 
 SCHEDULE = "linear"
 FORWARD_STEPS = 600
-"""Length of the published forward path; all of it is walked by `faithful`, otherwise in strides."""
+"""Length of the published forward path."""
 
 LEVELS = (0.90, 0.98)
 SMALLEST_PIXELS = 41
@@ -122,15 +123,15 @@ def observe(
     walk.restored = torch.where(rises.view(-1, 1, 1), healthy, walk.restored)
 
 
-def path(steps: int) -> list[int]:
-    """`steps` equally spaced steps of the published forward path, first and last included.
+def path(steps: int, length: int = FORWARD_STEPS) -> list[int]:
+    """`steps` equally spaced steps of a forward path, first and last included.
 
     Raises:
-        DisyreError: Fewer than 2 or more than there are.
+        DisyreError: Fewer than 2 or more than there are, or a path beyond the schedule.
     """
-    if not 2 <= steps <= FORWARD_STEPS:
-        raise DisyreError(f"AnoFPDM cannot take {steps} steps; choose 2 to {FORWARD_STEPS}.")
-    return np.linspace(0, FORWARD_STEPS - 1, steps).round().astype(int).tolist()
+    if not 2 <= steps <= length <= STEPS:
+        raise DisyreError(f"AnoFPDM cannot take {steps} steps of {length}; choose 2 to {min(length, STEPS)}.")
+    return np.linspace(0, length - 1, steps).round().astype(int).tolist()
 
 
 def forward(
@@ -199,6 +200,7 @@ def anofpdm(
     largest_divergence: float = 0.05,
     cosine_threshold: float = 1.0,
     steps: int = 30,
+    length: int = FORWARD_STEPS,
     faithful: bool = False,
     encoding: str = "ddim",
     reference: str = "null",
@@ -220,7 +222,8 @@ def anofpdm(
         largest_divergence, cosine_threshold: M_max, and the cosine above which a slice is healthy; from validation
             (published for BraTS .0509 and .99488, of the released code). At the default no slice is.
         steps: Of the strided path.
-        faithful: Walk all `FORWARD_STEPS` instead.
+        length: Of the whole path.
+        faithful: Walk the whole path instead of strides.
         encoding: ``ddim`` or ``ddpm``.
         reference: ``null`` for estimates without condition, ``cond`` for conditional unguided ones as in the
             released code, which its constants belong to.
@@ -239,7 +242,9 @@ def anofpdm(
     _check(encoding=(encoding, ENCODINGS), reference=(reference, REFERENCES), map=(map, MAPS), score=(score, SCORES))
     wide, place = frame(to_signed(x), shape)
     walk = start_walk(wide)
-    for t, x_t, conditional, free in forward(predict, wide, path(FORWARD_STEPS if faithful else steps), encoding, seed):
+    for t, x_t, conditional, free in forward(
+        predict, wide, path(length if faithful else steps, length), encoding, seed
+    ):
         healthy = estimate(x_t, guided(conditional, free, guidance), t, SCHEDULE)
         unguided = estimate(x_t, free if reference == "null" else conditional, t, SCHEDULE)
         observe(walk, t, healthy, unguided, inclusive=inclusive, peak=map == "peak")

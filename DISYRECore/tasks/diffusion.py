@@ -31,8 +31,8 @@ from DISYRECore.diffusion import (
     variational_bound,
 )
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods.anofpdm import FORWARD_STEPS, Walk, forward, observe, path, start_walk
 from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
+from DISYRECore.methods.anofpdm import Walk, forward, observe, path, start_walk
 from DISYRECore.methods.synomaly import SCHEDULE as COSINE
 from DISYRECore.methods.synomaly import departure, synomaly
 from DISYRECore.metrics import average_precision
@@ -106,7 +106,7 @@ class AnoFPDMTask:
     schedule = LINEAR
 
     def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        _check_highest(settings, FORWARD_STEPS - 1)
+        _check_highest(settings, settings.path_length - 1)
         self.settings, self.device, self.found = settings, device, dict[str, Any]()
         self.batches = _slices(settings, labelmaps, settings.train, device)
         self.held_out = _slices(settings, labelmaps, settings.validation, device) if validates else None
@@ -135,7 +135,7 @@ class AnoFPDMTask:
             return {}
         batch = self.held_out.make(count, VALIDATION_SEED)
         x, sick = to_signed(batch.corrupted[:, 0]), labels(batch) == ANOMALOUS
-        walks = walk_all(predictor(network, self.device), x, path(WALK_STEPS), GUIDANCES)
+        walks = walk_all(predictor(network, self.device), x, path(WALK_STEPS, self.settings.path_length), GUIDANCES)
         self.found, accuracy = choose_guidance(walks, GUIDANCES, sick)
         chosen = walks[GUIDANCES.index(self.found["guidance"])]
         scores = {"accuracy": accuracy, "guidance": self.found["guidance"]}
@@ -143,7 +143,7 @@ class AnoFPDMTask:
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
-        return _describe(self.settings, step, {"steps": WALK_STEPS, **self.found})
+        return _describe(self.settings, step, {"steps": WALK_STEPS, "length": self.settings.path_length, **self.found})
 
 
 class SynomalyTask:

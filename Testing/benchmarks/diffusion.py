@@ -257,9 +257,15 @@ def scores(
             yield (level, guidance), median_in_plane((x - restored).square(), MEDIAN)
 
 
-def baseline(name: str, predict: Predict, validation: Slices, test: Slices) -> tuple[str, Judged]:
-    """A baseline tuned on validation slices: what was chosen, and what it makes of the test slices."""
-    tried = scores(name, predict, to_signed(validation.x), LEVELS, GUIDANCES)
+def baseline(
+    name: str, predict: Predict, validation: Slices, test: Slices, length: int = FORWARD_STEPS
+) -> tuple[str, Judged]:
+    """A baseline tuned on validation slices: what was chosen, and what it makes of the test slices.
+
+    The network has not learnt the steps from `length` on.
+    """
+    levels = [level for level in LEVELS if level < length]
+    tried = scores(name, predict, to_signed(validation.x), levels, GUIDANCES)
     choice = search(tried, validation, THRESHOLDS)
     level, guidance = choice.settings
     ((_, score),) = scores(name, predict, to_signed(test.x), [int(level)], [guidance])
@@ -300,7 +306,13 @@ def network_of(model: Model) -> Counted:
 
 def walk_of(predict: Predict, slices: Slices, model: Model, steps: int) -> Walk:
     """The forward path with the model's guidance."""
-    return walk_all(predict, to_signed(slices.x), path(steps), (model.description.settings["guidance"],))[0]
+    guidance = model.description.settings["guidance"]
+    return walk_all(predict, to_signed(slices.x), path(steps, length_of(model)), (guidance,))[0]
+
+
+def length_of(model: Model) -> int:
+    """Steps of the model's whole forward path."""
+    return int(model.description.settings.get("length", FORWARD_STEPS))
 
 
 def judge_walk(walk: Walk, slices: Slices, model: Model) -> Judged:
@@ -334,7 +346,7 @@ def setups(models: dict[str, Model], validation: Slices, test: Slices) -> str:
     rows.append(at_threshold("ruler: threshold", test.ruler, test, tuned))
     for name in BASELINES:
         _say(f"baseline {name}")
-        rows.append(baseline(name, predict, validation, test))
+        rows.append(baseline(name, predict, validation, test, length_of(models["anofpdm"])))
     _say("AnoFPDM and Synomaly")
     walk = walk_of(predict, test, models["anofpdm"], steps)
     rows.append((f"AnoFPDM, {steps} steps", judge_walk(walk, test, models["anofpdm"])))
@@ -348,15 +360,15 @@ def setups(models: dict[str, Model], validation: Slices, test: Slices) -> str:
 
 def strides(model: Model, slices: Slices) -> str:
     """Strided forward paths against the whole one."""
-    rows = []
-    for steps in (*STRIDED, FORWARD_STEPS):
+    rows, length = [], length_of(model)
+    for steps in (*STRIDED, length):
         _say(f"forward path of {steps} steps")
         predict, start = network_of(model), time.perf_counter()
         walk = walk_of(predict, slices, model, steps)
         seconds = (time.perf_counter() - start) / len(slices.x)
         judged, calls = judge_walk(walk, slices, model), sum(predict.sizes) / len(slices.x)
-        end = float((walk.step == FORWARD_STEPS - 1).float().mean())
-        label = f"{steps}, faithful" if steps == FORWARD_STEPS else str(steps)
+        end = float((walk.step == length - 1).float().mean())
+        label = f"{steps}, faithful" if steps == length else str(steps)
         rows.append([label, f"{pooled_ap(judged.score, slices):.3f}", f"{mixed_dice(judged.mixed, slices.truth):.3f}"])
         rows[-1] += [f"{calls:.0f}", f"1/{REFERENCE_EVALUATIONS / calls:.0f}", f"{seconds:.2f}", f"{end:.2f}"]
     head = ["steps", "AP", "mixed Dice", "evaluations per slice", "of the reference's 2,399", "seconds per slice"]
