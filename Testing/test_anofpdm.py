@@ -158,21 +158,23 @@ def test_only_the_shape_of_the_error_curves_matters() -> None:
     assert float(start_walk(x).cosine) == 1
 
 
+@pytest.mark.parametrize("kind", ["mean", "difference"])
 @pytest.mark.parametrize("inclusive", [True, False])
-def test_what_is_kept_along_the_path_is_what_stacking_everything_gives(inclusive: bool) -> None:
+def test_what_is_kept_along_the_path_is_what_stacking_everything_gives(inclusive: bool, kind: str) -> None:
     x = to_signed(random(5, 7, 6))
     walk, healthy, free = start_walk(x), [], []
     for t in range(12):
         healthy.append(to_signed(random(5, 7, 6, seed=t)) * (1 + t / 20))
         free.append(to_signed(random(5, 7, 6, seed=100 + t)))
-        observe(walk, t, healthy[-1], free[-1], inclusive=inclusive)
+        observe(walk, t, healthy[-1], free[-1], inclusive=inclusive, kind=kind)
     xh, xu = torch.stack(healthy), torch.stack(free)
     squares, divergence = (xh - x).square(), (xh - xu).square().flatten(2).mean(2)
     best = divergence.argmax(0)
     assert torch.equal(walk.step, best)
     for i, t_e in enumerate(best.tolist()):
         until = t_e + 1 if inclusive else max(t_e, 1)
-        assert torch.allclose(walk.map[i], squares[:until, i].mean(0), atol=1e-6)
+        mapped = (xh - xu).square() if kind == "difference" else squares
+        assert torch.allclose(walk.map[i], mapped[:until, i].mean(0), atol=1e-6)
         assert torch.equal(walk.restored[i], xh[t_e, i])
     curves = [values.flatten(2).mean(2).double() for values in (squares, (xu - x).square())]
     expected = (curves[0] * curves[1]).sum(0) / (curves[0].norm(dim=0) * curves[1].norm(dim=0))

@@ -51,7 +51,8 @@ LEVELS = (0.90, 0.98)
 SMALLEST_PIXELS = 41
 """Of 128 x 128: what a connected region needs to be a finding."""
 
-ENCODINGS, REFERENCES, MAPS, SCORES = ("ddim", "ddpm"), ("null", "cond"), ("mean", "peak"), ("dynamic", "residual")
+ENCODINGS, REFERENCES, SCORES = ("ddim", "ddpm"), ("null", "cond"), ("dynamic", "residual")
+MAPS = ("mean", "peak", "difference")
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Walk:
         x: (Z, Y, X) in [-1, 1].
         healthy, products, free: (Z,) sums over the path of the squares of the guided error curve, of its product
             with the unguided one, and of the squares of the unguided one.
-        total: (Z, Y, X) sum of S_t so far.
+        total: (Z, Y, X) sum of S_t, or of what else is mapped, so far.
         divergence: (Z,) highest M_t so far.
         step: (Z,) its step t_e.
         map: (Z, Y, X) H at t_e.
@@ -96,7 +97,7 @@ def start_walk(x: Tensor) -> Walk:
 
 
 def observe(
-    walk: Walk, step: int, healthy: Tensor, free: Tensor, *, inclusive: bool = True, peak: bool = False
+    walk: Walk, step: int, healthy: Tensor, free: Tensor, *, inclusive: bool = True, kind: str = "mean"
 ) -> None:
     """Adds a step to a walk, in place.
 
@@ -105,21 +106,22 @@ def observe(
         step: t.
         healthy, free: (Z, Y, X), guided and unguided estimates of x_0 at t.
         inclusive: Whether H includes S_{t_e}, as in the paper; the released code stops one step before.
-        peak: Whether the map is S_{t_e} alone.
+        kind: Of the map, one of `MAPS`, see `anofpdm`.
     """
     squares = (healthy - walk.x).square()
     mean_healthy, mean_free = (v.double().flatten(1).mean(1) for v in (squares, (free - walk.x).square()))
     walk.healthy += mean_healthy.square()
     walk.products += mean_healthy * mean_free
     walk.free += mean_free.square()
-    divergence = (healthy - free).square().flatten(1).mean(1)
+    apart = (healthy - free).square()
+    divergence, mapped = apart.flatten(1).mean(1), apart if kind == "difference" else squares
     before, visited = walk.total, walk.visited
-    walk.total, walk.visited = walk.total + squares, walk.visited + 1
+    walk.total, walk.visited = walk.total + mapped, walk.visited + 1
     mean = walk.total / walk.visited if inclusive or visited == 0 else before / visited
     rises = divergence > walk.divergence
     walk.divergence = torch.where(rises, divergence, walk.divergence)
     walk.step = torch.where(rises, step, walk.step)
-    walk.map = torch.where(rises.view(-1, 1, 1), squares if peak else mean, walk.map)
+    walk.map = torch.where(rises.view(-1, 1, 1), mapped if kind == "peak" else mean, walk.map)
     walk.restored = torch.where(rises.view(-1, 1, 1), healthy, walk.restored)
 
 
@@ -227,7 +229,8 @@ def anofpdm(
         encoding: ``ddim`` or ``ddpm``.
         reference: ``null`` for estimates without condition, ``cond`` for conditional unguided ones as in the
             released code, which its constants belong to.
-        map: ``mean`` for H, ``peak`` for S_{t_e} alone.
+        map: ``mean`` for H, ``peak`` for S_{t_e} alone; ``difference``, not of the paper, for the mean of
+            (xh_t - xu_t)^2 over t <= t_e, to which the blur of one-step estimates adds nothing.
         inclusive: See `observe`.
         levels: See `quantile_levels`.
         median: Side of the median filter, in pixels.
@@ -247,7 +250,7 @@ def anofpdm(
     ):
         healthy = estimate(x_t, guided(conditional, free, guidance), t, SCHEDULE)
         unguided = estimate(x_t, free if reference == "null" else conditional, t, SCHEDULE)
-        observe(walk, t, healthy, unguided, inclusive=inclusive, peak=map == "peak")
+        observe(walk, t, healthy, unguided, inclusive=inclusive, kind=map)
     made = median_in_plane(walk.map, median)
     if score == "dynamic":
         made = dynamic(walk, made, quantile_levels(walk.divergence, largest_divergence, levels), cosine_threshold)

@@ -199,13 +199,15 @@ def labels(batch: Batch) -> Tensor:
     return torch.where(batch.region.flatten(1).any(1), ANOMALOUS, HEALTHY)
 
 
-def walk_all(predict: Predict, x: Tensor, steps: list[int], guidances: Sequence[float]) -> list[Walk]:
-    """The forward path of slices (Z, Y, X) in [-1, 1], walked once and seen under every guidance."""
+def walk_all(
+    predict: Predict, x: Tensor, steps: list[int], guidances: Sequence[float], kind: str = "mean"
+) -> list[Walk]:
+    """The forward path of slices (Z, Y, X) in [-1, 1], walked once and seen under every guidance; `kind` of map."""
     walks = [start_walk(x) for _ in guidances]
     for t, x_t, conditional, free in forward(predict, x, steps):
         unguided = estimate(x_t, free, t, LINEAR)
         for walk, guidance in zip(walks, guidances, strict=True):
-            observe(walk, t, estimate(x_t, guided(conditional, free, guidance), t, LINEAR), unguided)
+            observe(walk, t, estimate(x_t, guided(conditional, free, guidance), t, LINEAR), unguided, kind=kind)
     return walks
 
 

@@ -1,9 +1,10 @@
-"""Sets the thresholds of a trained restoration model from healthy scans.
+"""Sets the thresholds of a trained model from healthy scans.
 
     python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005] [--normalise T1=robust ...]
 
 T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
-no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17.
+no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17. What a method itself does not
+take for anomalous lies below every threshold.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from DISYRECore.anatomy import load_anatomies
 from DISYRECore.calibration import healthy_threshold, write_thresholds
@@ -24,8 +26,12 @@ from DISYRECore.volume import find_scans, read_volume
 
 VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CASES, SEED = 9, 23
-LEAST = 0.5
-"""What is more likely healthy than not is no finding, however little of it healthy scans show."""
+EVEN = 0.5
+
+
+def own_threshold(settings: dict[str, Any]) -> float:
+    """What a method itself takes for anomalous: a region's probability above one half, or its setting `threshold`."""
+    return EVEN if settings.get("score") == "region" else float(settings.get("threshold", 0.0))
 
 
 def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
@@ -60,7 +66,8 @@ def main() -> None:
     brains = {"T1": real(options.t1, detector.spacing_mm)}
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
-    thresholds = {name: max(healthy_threshold(detector, scans, options.rate), LEAST) for name, scans in brains.items()}
+    least = own_threshold(detector.settings)
+    thresholds = {name: max(healthy_threshold(detector, scans, options.rate), least) for name, scans in brains.items()}
     write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
     print(thresholds)
 

@@ -306,8 +306,9 @@ def network_of(model: Model) -> Counted:
 
 def walk_of(predict: Predict, slices: Slices, model: Model, steps: int) -> Walk:
     """The forward path with the model's guidance."""
-    guidance = model.description.settings["guidance"]
-    return walk_all(predict, to_signed(slices.x), path(steps, length_of(model)), (guidance,))[0]
+    settings = model.description.settings
+    steps_of_path, kind = path(steps, length_of(model)), settings.get("map", "mean")
+    return walk_all(predict, to_signed(slices.x), steps_of_path, (settings["guidance"],), kind)[0]
 
 
 def length_of(model: Model) -> int:
