@@ -30,8 +30,8 @@ EVEN = 0.5
 
 
 def own_threshold(settings: dict[str, Any]) -> float:
-    """What a method itself takes for anomalous: a region's probability above one half, or its setting `threshold`."""
-    return EVEN if settings.get("score") == "region" else float(settings.get("threshold", 0.0))
+    """What a method itself takes for anomalous: above one half, or where the score is a change above its `threshold`."""
+    return EVEN if settings.get("score") in ("region", "dynamic") else float(settings.get("threshold", 0.0))
 
 
 def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
