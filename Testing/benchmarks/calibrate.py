@@ -30,7 +30,7 @@ EVEN = 0.5
 
 
 def own_threshold(settings: dict[str, Any]) -> float:
-    """What a method itself takes for anomalous: above one half, or where the score is a change above its `threshold`."""
+    """What a method itself takes for anomalous: above one half, or a change above its setting `threshold`."""
     return EVEN if settings.get("score") in ("region", "dynamic") else float(settings.get("threshold", 0.0))
 
 
