@@ -237,8 +237,8 @@ def write_thresholds(
 ) -> None:
     """Stores calibrated thresholds (per contrast, score before it is shown) in a model's description.
 
-    A region score is a probability and shown as it is; others are scaled so that every threshold is shown at
-    `sites.SHOWN_THRESHOLD`. `normalise` is what the scores were standardised with.
+    Region and fused scores are probabilities and shown as they are; others are scaled so that every threshold is
+    shown at `sites.SHOWN_THRESHOLD`. `normalise` is what the scores were standardised with.
     Thresholds are rounded to the step of the panel's slider, so that panel and command line agree.
     """
     description = read_description(folder)

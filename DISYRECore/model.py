@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class ModelDescription:
         version: Of the weights.
         method: Default method; ``extraction`` for models that extract the brain.
         settings: Settings of the method, for example the severities of its ensemble.
+        contrast_settings: Settings that a contrast has besides, or instead.
         network: Settings of the network.
         spacing_mm: Spacing of the model grid.
         contrasts: Contrasts it was trained for.
@@ -64,6 +66,7 @@ class ModelDescription:
     normalise: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     profile: str = BRAIN_MRI
+    contrast_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Text of `model.json`."""
@@ -138,11 +141,17 @@ def read_description(folder: Path) -> ModelDescription:
         values["network"] = _settings(values["method"], values["network"])
         values["contrasts"] = tuple(values["contrasts"])
         description = ModelDescription(**values)
-        if not all(isinstance(table, dict) for table in (description.thresholds, description.normalise)):
+        by_contrast = description.contrast_settings
+        tables = (description.thresholds, description.normalise, by_contrast)
+        if not (_all_tables(tables) and _all_tables(by_contrast.values())):
             raise TypeError("no table")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
     return description
+
+
+def _all_tables(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, dict) for one in values)
 
 
 def _settings(method: str, values: dict[str, Any]) -> Settings:

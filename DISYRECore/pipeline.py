@@ -161,8 +161,14 @@ class Detector:
         if self.model is not None:
             calls = evaluations(self.method, self.settings)
             restore = VolumeRestorer(self.model.network, self.batch, calls, progress)
-        made = METHODS[self.method](restore, x, mask, **self.settings)
+        made = METHODS[self.method](restore, x, mask, **self.settings_for(brain.contrast))
         return made, restore.warnings if restore else []
+
+    def settings_for(self, contrast: str) -> dict[str, Any]:
+        """Settings of the method for a contrast."""
+        if self.model is None or self.method != self.model.description.method:
+            return self.settings
+        return self.settings | self.model.description.contrast_settings.get(contrast, {})
 
     def shown(self, contrast: str) -> tuple[float, float]:
         """Score that is shown as 1, and the default threshold on the score shown, for a contrast."""
@@ -248,7 +254,7 @@ class Detector:
             "method": self.method,
             "profile": self.kind,
             "site": self.site.site if self.site else None,
-            "settings": self.settings,
+            "settings": self.settings_for(brain.contrast),
             "device": str(self.device),
             "score_scale": self.shown(brain.contrast)[0],
             "threshold": threshold,

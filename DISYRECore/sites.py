@@ -12,6 +12,7 @@ from typing import Any
 from DISYRECore.errors import DisyreError
 from DISYRECore.files import check_writable
 from DISYRECore.findings import write_text
+from DISYRECore.methods.restoration import PROBABILITIES
 from DISYRECore.model import find_model
 
 FOLDER = "sites"
@@ -80,8 +81,8 @@ class SiteProfile:
 
 
 def shown_scale(score: str, threshold: float) -> float:
-    """Score that is shown as 1: a region score is a probability and shown as it is."""
-    return 1.0 if score == "region" else max(threshold, 1e-9) / SHOWN_THRESHOLD
+    """Score that is shown as 1: region and fused scores are probabilities and shown as they are."""
+    return 1.0 if score in PROBABILITIES else max(threshold, 1e-9) / SHOWN_THRESHOLD
 
 
 def save_site(profile: SiteProfile, model: str) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.methods.restoration import PROBABILITIES
 
 NORMALISATIONS = ("none", "robust")
 UPPER = 0.85
@@ -23,12 +24,12 @@ UPPER_LOGIT, SPREAD_LOGIT = -2.5, 1.2
 def standardise(score: Tensor, mask: Tensor, kind: str, how: str) -> Tensor:
     """Scores of one scan on the common scale.
 
-    Region probabilities p, with l = logit p over the brain and q its quantiles:
+    Probabilities p (`region` and `fused`), with l = logit p over the brain and q its quantiles:
 
         p' = sigmoid(-2.5 + 1.2 (l - q85) / sqrt(q85 - q50))
 
     The root stands between a mere shift, which leaves scanners apart, and full standardisation, which makes scans
-    with many changes look like those with few. Residual and fused scores s: ``s' = s / q85``.
+    with many changes look like those with few. Other scores s: ``s' = s / q85``.
 
     Args:
         score: (Z, Y, X), 0 or more.
@@ -46,7 +47,7 @@ def standardise(score: Tensor, mask: Tensor, kind: str, how: str) -> Tensor:
         raise DisyreError(f"There is no normalisation '{how}'; choose one of {', '.join(NORMALISATIONS)}.")
     if how == "none" or not mask.any():
         return score
-    if kind != "region":
+    if kind not in PROBABILITIES:
         return score * mask / _quantile(score[mask], UPPER).clamp(min=1e-6)
     logit = torch.logit(score, eps=1e-4)
     middle, upper = _quantile(logit[mask], 0.5), _quantile(logit[mask], UPPER)

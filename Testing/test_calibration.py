@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.calibration import LADDER, abnormal_scans, share_above, site_threshold
 from DISYRECore.cli import main
 from DISYRECore.errors import DisyreError
-from DISYRECore.model import ModelDescription, save_model
+from DISYRECore.model import ModelDescription, read_description, save_model
 from DISYRECore.networks import NetworkSettings, RestorationNetwork
 from DISYRECore.pipeline import Detector
 from DISYRECore.sites import load_site
@@ -198,6 +199,19 @@ def test_a_residual_score_is_shown_at_a_quarter_of_its_scale(healthy: Path, mode
     scale, threshold = Detector("tiny", device="cpu", site="here").shown("T1")
     assert threshold == pytest.approx(0.25)
     assert scale == pytest.approx(4 * load_site("tiny", "here").thresholds["T1"].threshold)
+
+
+def test_settings_of_a_contrast_are_used_for_it_and_recorded(healthy: Path, models: Path) -> None:
+    save_tiny(models / "tiny", score="fused")
+    description = read_description(models / "tiny")
+    own = replace(description, contrast_settings={"FLAIR": {"brightness": 3.0}})
+    (models / "tiny" / "model.json").write_text(own.to_json())
+    detector, scan = Detector("tiny", device="cpu"), next(healthy.glob("*.nii.gz"))
+    t1, flair = (detector.detect(scan, contrast=contrast) for contrast in ("T1", "FLAIR"))
+    assert "brightness" not in t1.record["settings"]
+    assert flair.record["settings"]["brightness"] == 3.0
+    assert not np.allclose(t1.score.voxels, flair.score.voxels)
+    assert "brightness" not in Detector("tiny", "disyre", "cpu").settings_for("FLAIR")
 
 
 def test_the_denoising_model_and_the_others_are_not_mixed_up(models: Path) -> None:

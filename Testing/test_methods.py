@@ -11,6 +11,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.intensity import expand
 from DISYRECore.methods import DIFFUSION, METHODS, NEEDS_NO_MODEL, Restore, disyre, disyre_v2, evaluations, ruler
 from DISYRECore.methods.dae import coarse_noise
+from DISYRECore.methods.restoration import bright_evidence
 from DISYRECore.schedule import severity_of, step_of
 
 SHAPE = (5, 12, 10)
@@ -142,7 +143,8 @@ def test_scores_combine_residual_and_region(method: str, corrupted: Corrupted) -
         for score in ("residual", "region", "fused")
     }
     assert torch.allclose(scores["region"], torch.sigmoid(logit) * corrupted.mask)
-    assert torch.allclose(scores["fused"] ** 2, scores["residual"] * scores["region"], atol=1e-6)
+    odds = torch.exp(logit + 4 * torch.tanh(scores["residual"] / 0.1))
+    assert torch.allclose(scores["fused"], odds / (1 + odds) * corrupted.mask, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", LEARNED)
@@ -245,6 +247,30 @@ def test_what_one_slice_alone_marks_fades() -> None:
     assert sharp[3, 5, 5] == pytest.approx(float(sharp[10, 11, 11]))
     assert smooth[3, 5:7, 5:7].max() < 0.3
     assert smooth[9:11, 10:12, 10:12].min() > 0.8
+
+
+def test_brightness_raises_the_score_of_bright_voxels_and_of_no_others() -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
+    logit = torch.zeros_like(x)
+    plain, bright = (
+        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="fused", brightness=weight).score
+        for weight in (0.0, 1.0)
+    )
+    low, high = x[mask].quantile(0.5), x[mask].quantile(0.96)
+    assert (plain[mask] == 0.5).all()
+    assert (bright[mask & (x > high)] > 0.5).all()
+    dark = bright[mask & (x < low)]
+    assert torch.allclose(dark, torch.tensor(1 / 20), atol=1e-4)
+    assert not bright[~mask].any()
+    order = x[mask & (x > low)].argsort()
+    assert (bright[mask & (x > low)][order].diff() >= 0).all()
+
+
+def test_brightness_leaves_residuals_and_one_even_brain_alone() -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
+    scores = [disyre_v2(lambda v, _: (v * 0, None), x, mask, brightness=weight).score for weight in (0.0, 1.0)]
+    assert torch.equal(*scores)
+    assert bright_evidence(x, torch.zeros_like(mask)).abs().sum() == 0
 
 
 def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:

@@ -124,6 +124,8 @@ def test_a_damaged_description_is_refused_in_one_sentence(folder: Path, text: st
         {"contrasts": 1},
         {"normalise": "robust"},
         {"thresholds": [0.5]},
+        {"contrast_settings": []},
+        {"contrast_settings": {"FLAIR": 1.0}},
     ],
 )
 def test_a_description_with_wrong_fields_is_refused_in_one_sentence(folder: Path, changes: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from DISYRECore.filters import blur_within
-from DISYRECore.methods.restoration import Restoration, Restore, combine
+from DISYRECore.methods.restoration import PROBABILITIES, Restoration, Restore, bright_evidence, combine, raised
 from DISYRECore.schedule import STEPS, severity_of, step_of
 
 
@@ -25,6 +25,7 @@ def disyre_v2(
     severities: Sequence[float] = (0.25, 0.5, 0.75, 0.95),
     mirror: bool = False,
     smooth: float = 0.0,
+    brightness: float = 0.0,
     score: str = "residual",
     direction: str = "monotone",
 ) -> Restoration:
@@ -33,8 +34,10 @@ def disyre_v2(
         AS(x) = 1/N sum_n |x - P(x, t_n)|
 
     With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right. The restored
-    image is the mean of all restorations, clipped to [0, 1]. `smooth` is ours, too: the logit of the region becomes its
-    mean over a Gaussian neighbourhood of that many voxels, so that what one slice alone marks fades.
+    image is the mean of all restorations, clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the
+    logit of the region become their means over a Gaussian neighbourhood of that many voxels, so that what one slice
+    alone marks fades. With `brightness`, scores that are probabilities gain that much of `bright_evidence`: for FLAIR,
+    where healthy fluid is dark and most lesions are bright.
     """
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
@@ -43,9 +46,14 @@ def disyre_v2(
     residual = torch.stack([(x - restored).abs() for restored, _ in outputs]).mean(0)
     restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
     region = _mean_region(outputs)
-    if region is not None and smooth > 0:
-        region = torch.sigmoid(blur_within(torch.logit(region, eps=1e-6), mask, smooth))
-    return Restoration(combine(residual, region, score) * mask, restored * mask)
+    if smooth > 0:
+        residual = blur_within(residual, mask, smooth)
+        if region is not None:
+            region = torch.sigmoid(blur_within(torch.logit(region, eps=1e-6), mask, smooth))
+    total = combine(residual, region, score)
+    if brightness and score in PROBABILITIES:
+        total = raised(total, brightness * bright_evidence(x, mask))
+    return Restoration(total * mask, restored * mask)
 
 
 def disyre(

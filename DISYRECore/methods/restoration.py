@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,14 @@ from DISYRECore.errors import DisyreError
 
 Restore = Callable[[Tensor, int], tuple[Tensor, "Tensor | None"]]
 SCORES = ("residual", "region", "fused")
+PROBABILITIES = ("region", "fused")
+
+WEIGHT, CHANGE = 4.0, 0.1
+"""Of the residual in the fused score: log odds that it adds at most, and the change that adds three quarters of it.
+Chosen on synthetic validation scans."""
+
+BRIGHT, BRIGHTEST = 0.95, 0.999
+"""Ranks of intensity in the brain: one that says nothing either way, and the highest that is told apart."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,9 @@ class Restoration:
 
 
 def combine(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
-    """Residual, region probability, or their geometric mean (`fused`).
+    """Residual r, region probability p, or both (`fused`): what is marked counts more where it would be changed.
+
+        p' = sigmoid(logit p + 4 tanh(r / .1))
 
     Raises:
         DisyreError: The score needs a region output that the network lacks, or is unknown.
@@ -39,4 +50,24 @@ def combine(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
         return residual
     if region is None:
         raise DisyreError(f"The score '{score}' needs a model that marks regions; use the score 'residual'.")
-    return region if score == "region" else torch.sqrt(residual * region)
+    return region if score == "region" else raised(region, WEIGHT * torch.tanh(residual / CHANGE))
+
+
+def raised(probability: Tensor, log_odds: Tensor) -> Tensor:
+    """Probabilities with evidence added to their log odds."""
+    return torch.sigmoid(torch.logit(probability, eps=1e-6) + log_odds)
+
+
+def bright_evidence(x: Tensor, mask: Tensor) -> Tensor:
+    """Log odds of the rank q of each voxel's intensity in the brain, (Z, Y, X):
+
+        logit(clip(q, .5, .999)) - logit(.95)
+
+    The dark half of the brain counts as its median, so that dark anomalies are not lost.
+    """
+    values = x[mask]
+    rank = torch.empty_like(values)
+    rank[values.argsort()] = torch.linspace(0, 1, len(values), dtype=x.dtype, device=x.device)
+    evidence = torch.zeros_like(x)
+    evidence[mask] = torch.logit(rank.clamp(0.5, BRIGHTEST)) - math.log(BRIGHT / (1 - BRIGHT))
+    return evidence

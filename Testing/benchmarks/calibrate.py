@@ -17,6 +17,7 @@ from typing import Any
 
 from DISYRECore.anatomy import load_anatomies
 from DISYRECore.calibration import healthy_threshold, write_thresholds
+from DISYRECore.methods.restoration import PROBABILITIES
 from DISYRECore.model import read_description
 from DISYRECore.pipeline import Detector
 from DISYRECore.prepare import PreparedBrain, prepare
@@ -31,7 +32,7 @@ EVEN = 0.5
 
 def own_threshold(settings: dict[str, Any]) -> float:
     """What a method itself takes for anomalous: above one half, or a change above its setting `threshold`."""
-    return EVEN if settings.get("score") in ("region", "dynamic") else float(settings.get("threshold", 0.0))
+    return EVEN if settings.get("score") in (*PROBABILITIES, "dynamic") else float(settings.get("threshold", 0.0))
 
 
 def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
