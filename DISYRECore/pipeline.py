@@ -221,7 +221,7 @@ class Detector:
             labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
             if self.kind == ULTRASOUND:
                 findings = [replace(finding, side="") for finding in findings]
-        record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._site_warnings(brain)])
+        record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._doubts(brain)])
         return Detection(
             scan=volume,
             score=score,
@@ -233,7 +233,14 @@ class Detector:
             record=record,
         )
 
-    def _site_warnings(self, brain: PreparedBrain) -> list[str]:
+    def _doubts(self, brain: PreparedBrain) -> list[str]:
+        doubts = self._site_doubts(brain)
+        if self.model is None or brain.contrast in self.model.description.contrasts:
+            return doubts
+        trained = ", ".join(self.model.description.contrasts)
+        return [f"The model was trained for {trained}, not for {brain.contrast}: do not rely on its score.", *doubts]
+
+    def _site_doubts(self, brain: PreparedBrain) -> list[str]:
         if self.site is None:
             return []
         if brain.contrast in self.site.thresholds:

@@ -212,6 +212,8 @@ def test_settings_of_a_contrast_are_used_for_it_and_recorded(healthy: Path, mode
     assert flair.record["settings"]["brightness"] == 3.0
     assert not np.allclose(t1.score.voxels, flair.score.voxels)
     assert "brightness" not in Detector("tiny", "disyre", "cpu").settings_for("FLAIR")
+    assert not t1.record["warnings"]
+    assert "trained for T1, not for FLAIR" in flair.record["warnings"][0]
 
 
 def test_the_denoising_model_and_the_others_are_not_mixed_up(models: Path) -> None:

@@ -17,15 +17,23 @@ def scan(seed: int, shift: float = 0.0, stretch: float = 1.0) -> tuple[torch.Ten
     return torch.sigmoid(logit) * mask, mask
 
 
-@pytest.mark.parametrize("kind", ["region", "residual"])
+@pytest.mark.parametrize("kind", ["region", "fused", "residual"])
 def test_order_within_a_scan_is_kept_and_nothing_appears_outside(kind: str) -> None:
     score, mask = scan(0)
     made = standardise(score, mask, kind, "robust")
     assert torch.equal(made[mask].argsort(), score[mask].argsort())
     assert not made[~mask].any()
     assert (made >= 0).all()
-    if kind == "region":
+    if kind != "residual":
         assert made.max() < 1
+
+
+def test_what_is_nearly_certain_is_still_told_apart() -> None:
+    score, mask = scan(6)
+    sure = score.clone()
+    sure[2, 4:12, 4:12] = 1 - 10 ** torch.linspace(-3.5, -5.5, 64).reshape(8, 8)
+    made = standardise(sure, mask, "fused", "robust")[2, 4:12, 4:12].flatten()
+    assert (made.diff() > 0).all()
 
 
 def test_a_shift_of_all_logits_is_undone() -> None:

@@ -141,20 +141,19 @@ def windowed(restore: Callable[[Tensor, int], tuple[Tensor, Tensor | None]], win
 def pixels(options: argparse.Namespace) -> str:
     """Pixels processed and AP, whole slices against the published sliding window with the same network."""
     detector = Detector(options.model, device="cpu")
-    description = load_model(options.model).description
     ours, theirs, scores = 0.0, 0.0, {"whole": [], "windowed": []}
     labels = []
     for brain, truth, native in _sick(options, detector, count=6):
         x, mask = brain.tensors()
         restore = VolumeRestorer(load_model(options.model).network)
-        ours += x.numel() * evaluations("disyre-v2", description.settings)
+        ours += x.numel() * evaluations("disyre-v2", detector.settings)
         sides = [int(np.ptp(np.nonzero(native.any(tuple(k for k in range(3) if k != i)))[0])) + 1 for i in range(3)]
         count = len(windows(sides[0], PUBLISHED_WINDOW, PUBLISHED_STRIDE)) * len(
             windows(sides[1], PUBLISHED_WINDOW, PUBLISHED_STRIDE)
         )
         theirs += sides[2] * count * PUBLISHED_WINDOW**2 * PUBLISHED_STEPS
         for name, call in (("whole", restore), ("windowed", windowed(restore, 64, 16))):
-            made = disyre_v2(call, x, mask, **description.settings)
+            made = disyre_v2(call, x, mask, **detector.settings_for(brain.contrast))
             scores[name].append(smooth(made.score).numpy()[mask.numpy()])
         labels.append(truth[mask.numpy()])
     truth = np.concatenate(labels)
