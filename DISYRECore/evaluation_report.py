@@ -341,10 +341,10 @@ def _definitions(rules: Mapping[str, str]) -> str:
 
 
 def _settings(found: Mapping[str, Any]) -> str:
-    keys = ("method", "model", "model_sha256", "settings", "normalise", "site", "nominal_rate", "truth_sha256")
+    keys = ("method", "model", "model_sha256", "settings", "contrast_settings", "normalise", "site", "nominal_rate")
     rows = [["disyre", found["disyre"]], ["dataset layout", found["layout"]], ["protocol", found["protocol"]]]
     for name, figures in next(iter(found["results"].values())).items():
-        rows += [[f"{name}: {key.replace('_', ' ')}", _cell(figures.get(key))] for key in keys]
+        rows += [[f"{name}: {key.replace('_', ' ')}", _cell(figures.get(key))] for key in (*keys, "truth_sha256")]
     return f"<section><h2>Settings</h2>{html_table(rows)}</section>"
 
 

@@ -266,7 +266,7 @@ def test_brightness_raises_the_score_of_bright_voxels_and_of_no_others() -> None
     assert (bright[mask & (x > low)][order].diff() >= 0).all()
 
 
-def test_brightness_leaves_residuals_and_one_even_brain_alone() -> None:
+def test_brightness_leaves_residuals_and_empty_masks_alone() -> None:
     x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
     scores = [disyre_v2(lambda v, _: (v * 0, None), x, mask, brightness=weight).score for weight in (0.0, 1.0)]
     assert torch.equal(*scores)

@@ -59,14 +59,15 @@ def main() -> None:
     how = f"CONTRAST=NAME, names: {', '.join(NORMALISATIONS)}; the model's own when not given"
     parser.add_argument("--normalise", nargs="+", metavar="CONTRAST=NAME", help=how)
     options = parser.parse_args()
-    own = read_description(options.model).normalise
-    how = dict(one.split("=", 1) for one in options.normalise) if options.normalise else own
+    description = read_description(options.model)
+    how = dict(one.split("=", 1) for one in options.normalise) if options.normalise else description.normalise
     detector = Detector(str(options.model), device="cpu")
     assert detector.model
     detector.model = replace(detector.model, description=replace(detector.model.description, normalise=how))
     brains = {"T1": real(options.t1, detector.spacing_mm)}
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
+    brains = {contrast: scans for contrast, scans in brains.items() if contrast in description.contrasts}
     least = own_threshold(detector.settings)
     thresholds = {name: max(healthy_threshold(detector, scans, options.rate), least) for name, scans in brains.items()}
     write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
