@@ -236,6 +236,27 @@ def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
     assert torch.allclose(plain.restored, both.restored)
 
 
+def test_a_magnified_mirror_image_comes_back_to_its_place() -> None:
+    """A blob on one side is restored and marked where it is, although the network saw it mirrored and larger."""
+    x = torch.full((12, 24, 20), 0.4)
+    x[3:7, 5:11, 12:17] = 0.9
+    seen = Recorder(lambda v, _: (torch.full_like(v, 0.4), (v - 0.65) * 40))
+    made = disyre_v2(
+        seen, x, torch.ones_like(x, dtype=torch.bool), severities=(0.5,), mirror=True, zoom=1.5, score="region"
+    )
+    assert [tuple(image.shape) for image in seen.images] == [(12, 24, 20), (18, 36, 30)]
+    assert torch.allclose(made.restored, torch.full_like(x, 0.4), atol=0.13)
+    assert (made.score > 0.5).eq(x > 0.65).float().mean() > 0.99
+    assert made.score[4:6, 6:10, 13:16].min() > 0.9
+
+
+def test_magnifying_alone_changes_nothing() -> None:
+    x = random(*SHAPE)
+    made = disyre_v2(identity, x, x >= 0, severities=(0.5,), mirror=True, zoom=1.2)
+    assert not made.score.any()
+    assert torch.equal(made.restored, x)
+
+
 def test_what_one_slice_alone_marks_fades() -> None:
     x, mask = torch.zeros(15, 16, 14), torch.ones(15, 16, 14, dtype=torch.bool)
     logit = torch.full_like(x, -4.0)

@@ -55,7 +55,7 @@ def evaluations(method: str, settings: dict[str, Any]) -> int:
     if method == "dae":
         return 1
     if method == "synomaly":
-        return int(settings.get("stages", STAGES)) * int(settings.get("draws", 1))
+        return 1 + (int(settings.get("stages", STAGES)) - 1) * int(settings.get("draws", 1))
     if method == "anofpdm":
         return 2 * int(settings.get("length", FORWARD_STEPS) if settings.get("faithful") else settings.get("steps", 30))
     if method == "disyre":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from DISYRECore.filters import blur_within
@@ -24,6 +25,7 @@ def disyre_v2(
     *,
     severities: Sequence[float] = (0.25, 0.5, 0.75, 0.95),
     mirror: bool = False,
+    zoom: float = 1.0,
     smooth: float = 0.0,
     brightness: float = 0.0,
     score: str = "residual",
@@ -33,8 +35,9 @@ def disyre_v2(
 
         AS(x) = 1/N sum_n |x - P(x, t_n)|
 
-    With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right. The restored
-    image is the mean of all restorations, clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the
+    With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right and magnified by
+    `zoom`, since the network sees larger anomalies better. The restored image is the mean of all restorations,
+    clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the
     logit of the region become their means over a Gaussian neighbourhood of that many voxels, so that what one slice
     alone marks fades. With `brightness`, scores that are probabilities gain that much of `bright_evidence`: for FLAIR,
     where healthy fluid is dark and most lesions are bright.
@@ -42,7 +45,7 @@ def disyre_v2(
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
     if mirror:
-        outputs += [_mirrored(*restore(x.flip(2), int(step))) for step in steps]
+        outputs += [_restore_mirrored(restore, x, int(step), zoom) for step in steps]
     residual = torch.stack([(x - restored).abs() for restored, _ in outputs]).mean(0)
     restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
     region = _mean_region(outputs)
@@ -86,8 +89,18 @@ def disyre(
     return Restoration(combine(total, _mean_region(outputs), score) * mask, outputs[-1][0].clamp(0, 1) * mask)
 
 
-def _mirrored(restored: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return restored.flip(2), None if region is None else region.flip(2)
+def _restore_mirrored(restore: Restore, x: Tensor, step: int, zoom: float) -> tuple[Tensor, Tensor | None]:
+    """What a network makes of the mirrored and magnified image, brought back: its change, and the region's logit."""
+    seen = _resize(x.flip(2), [round(zoom * n) for n in x.shape])
+    restored, region = restore(seen, step)
+    change = _resize(restored - seen, x.shape).flip(2)
+    return x + change, None if region is None else _resize(region, x.shape).flip(2)
+
+
+def _resize(volume: Tensor, shape: Sequence[int]) -> Tensor:
+    if volume.shape == torch.Size(shape):
+        return volume
+    return F.interpolate(volume[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
 
 
 def _mean_region(outputs: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:

@@ -70,7 +70,8 @@ def synomaly(
             with the estimate alone.
         fusion_kernel, fusion_threshold: The same for the mask that fuses and stops.
         stages: At most.
-        draws: Noises that the estimate of a stage is the mean of; 1 as published, more against the noise of the map.
+        draws: Noises that the estimate of a stage is the mean of, from the second stage on; 1 as published, more
+            against the noise of the map. The first only finds what the second leaves out.
         shape: (Y, X) of the slices that the model was trained on; smaller ones are padded.
         score: ``dynamic`` for .5 D / tau, so that .5 is the threshold, with regions that are too small kept below;
             ``residual`` for D.
@@ -97,12 +98,12 @@ def _restore(
     generator = Generator().manual_seed(seed)
     current, restored, before = x.clone(), x.clone(), torch.ones_like(x, dtype=torch.bool)
     going = torch.arange(len(x))
-    for _ in range(stages):
+    for count in [1] + (stages - 1) * [draws]:
         estimated = torch.zeros_like(x[going])
-        for _ in range(draws):
+        for _ in range(count):
             noise = torch.randn(x.shape, generator=generator)[going].to(x.device)
             x_t = add_noise(current[going], noise, step, SCHEDULE)
-            estimated += estimate(x_t, predict(x_t, step)[0], step, SCHEDULE) / draws
+            estimated += estimate(x_t, predict(x_t, step)[0], step, SCHEDULE) / count
         change = departure(x[going], estimated, kernel)
         found = anomalous(change, threshold)
         restored[going], current[going] = estimated, fuse(x[going], estimated, change, found, fusion)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,13 @@ from DISYRECore.synthesis import (
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
 REACH, FULL_SHARE, HEAVIEST = 10, 0.25, 12.0
 """Voxels around a place, the share of them in a region from which its weight is 1, and the most that a voxel weighs."""
+
+ENSEMBLE = {"severities": [0.5], "mirror": True, "smooth": 1.0}
+BY_CONTRAST: dict[str, dict[str, Any]] = {
+    "T2": {"severities": [0.75], "zoom": 1.2},
+    "FLAIR": {"zoom": 1.2, "brightness": 1.0},
+}
+"""Settings of `methods.disyre_v2` that measured best on synthetic validation scans; those of a contrast go first."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +195,9 @@ class RestorationTask:
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands; thresholds come with calibration."""
-        s = self.settings
-        score = "region" if s.network.region else "residual"
-        ensemble = {"severities": [0.5], "mirror": True, "smooth": 1.0, "score": score}
+        s, marks = self.settings, self.settings.network.region
+        ensemble = ENSEMBLE | {"score": "fused" if marks else "residual"}
+        by_contrast = {c: values for c, values in BY_CONTRAST.items() if marks and c in s.contrasts_once}
         return ModelDescription(
             id=s.name,
             title=s.title,
@@ -200,6 +208,7 @@ class RestorationTask:
             spacing_mm=s.spacing_mm,
             contrasts=s.contrasts_once,
             training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
+            contrast_settings=by_contrast,
         )
 
 

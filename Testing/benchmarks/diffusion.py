@@ -378,13 +378,13 @@ def strides(model: Model, slices: Slices) -> str:
 
 def stages(model: Model, slices: Slices) -> str:
     """How many stages Synomaly needs, on slices without and with a lesion."""
-    rows = []
+    rows, two = [], 1 + model.description.settings.get("draws", 1)
     for kind, chosen in (("healthy", ~slices.sick), ("with a lesion", slices.sick)):
         count = int(chosen.sum())
         if count:
             predict, part = network_of(model), slices.subset(chosen)
             synomaly(predict, part.x, part.mask, **model.description.settings)
-            on = predict.sizes[2] if len(predict.sizes) > 2 else 0
+            on = predict.sizes[two] if len(predict.sizes) > two else 0
             rows.append([kind, str(count), f"{sum(predict.sizes) / count:.2f}", f"{1 - on / count:.2f}"])
     return table(["slices", "number", "evaluations per slice", "share done after 2 stages"], rows)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from DISYRECore.anatomy import load_anatomies
 from DISYRECore.datasets import read_dataset
 from DISYRECore.evaluation import evaluate
-from DISYRECore.methods import disyre_v2, evaluations
+from DISYRECore.methods import Restore, disyre_v2
 from DISYRECore.metrics import average_precision
 from DISYRECore.model import load_model
 from DISYRECore.pipeline import Detector, smooth
@@ -116,7 +116,7 @@ def windows(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, length - window, stride), length - window]
 
 
-def windowed(restore: Callable[[Tensor, int], tuple[Tensor, Tensor | None]], window: int, stride: int) -> Callable:
+def windowed(restore: Restore, window: int, stride: int) -> Restore:
     """The published sliding window around a restorer: overlapping patches, Gaussian weights."""
     axis = torch.arange(window) - (window - 1) / 2
     bell = torch.exp(-0.5 * (axis / (0.125 * window)) ** 2)
@@ -138,6 +138,17 @@ def windowed(restore: Callable[[Tensor, int], tuple[Tensor, Tensor | None]], win
     return run
 
 
+class Counted:
+    """A restorer that keeps count of the pixels it was given."""
+
+    def __init__(self, restore: Restore) -> None:
+        self.restore, self.pixels = restore, 0
+
+    def __call__(self, volume: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        self.pixels += volume.numel()
+        return self.restore(volume, step)
+
+
 def pixels(options: argparse.Namespace) -> str:
     """Pixels processed and AP, whole slices against the published sliding window with the same network."""
     detector = Detector(options.model, device="cpu")
@@ -146,15 +157,16 @@ def pixels(options: argparse.Namespace) -> str:
     for brain, truth, native in _sick(options, detector, count=6):
         x, mask = brain.tensors()
         restore = VolumeRestorer(load_model(options.model).network)
-        ours += x.numel() * evaluations("disyre-v2", detector.settings)
         sides = [int(np.ptp(np.nonzero(native.any(tuple(k for k in range(3) if k != i)))[0])) + 1 for i in range(3)]
         count = len(windows(sides[0], PUBLISHED_WINDOW, PUBLISHED_STRIDE)) * len(
             windows(sides[1], PUBLISHED_WINDOW, PUBLISHED_STRIDE)
         )
         theirs += sides[2] * count * PUBLISHED_WINDOW**2 * PUBLISHED_STEPS
-        for name, call in (("whole", restore), ("windowed", windowed(restore, 64, 16))):
+        whole = Counted(restore)
+        for name, call in (("whole", whole), ("windowed", windowed(restore, 64, 16))):
             made = disyre_v2(call, x, mask, **detector.settings_for(brain.contrast))
             scores[name].append(smooth(made.score).numpy()[mask.numpy()])
+        ours += whole.pixels
         labels.append(truth[mask.numpy()])
     truth = np.concatenate(labels)
     ap = {name: average_precision(np.concatenate(values), truth) for name, values in scores.items()}
