@@ -15,14 +15,14 @@ Shape, texture strength and source, bias strength, sign and tissue are independe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from DISYRECore.filters import gaussian_blur
-from DISYRECore.shapes import ShapeBank, ShapeParameters, draw_shapes, render_shapes
+from DISYRECore.shapes import ShapeBank, ShapeParameters, draw_shapes, reach_mm, render_shapes
 
 FAMILIES = ("fpi", "dag", "flat")
 CLASSES = 5
@@ -224,23 +224,77 @@ def apply_corruption(
     """
     depth, height, width = image.shape[1:]
     out, severity = image.clone(), torch.zeros(len(image), device=image.device)
+    brightest = image.flatten(1).amax(1)
     for everyone in anomalies:
         who = everyone.active.nonzero()[:, 0]
         if len(who) == 0:
             continue
         p = everyone.subset(who)
-        before = out[who]
-        m = render_shapes(bank, p.shape, (depth, height, width), spacing_mm) * mask[who]
+        window = window_around(p.shape, (height, width), spacing_mm)
+        at = window.of(who, depth)
+        before = out[at]
+        m = render_shapes(bank, window.centred(p.shape, spacing_mm), (depth, *window.size), spacing_mm) * mask[at]
         if fluid is not None:
-            m = m * ~(fluid[who] & p.spares.view(-1, 1, 1, 1))
-        textured = interpolate(before, foreign_patch(image, before, m, p), m, p.alpha)
-        biased = add_bias(textured, bias_mask(textured, m, p.selected, settings.centroids), p.bias)
+            m = m * ~(fluid[at] & p.spares.view(-1, 1, 1, 1))
+        textured = interpolate(before, foreign_patch(image, before, m, p, window), m, p.alpha)
+        biased, there = textured.clone(), p.bias.nonzero()[:, 0]
+        if len(there):
+            some = textured[there], m[there], p.selected[there], settings.centroids, brightest[who[there]]
+            biased[there] = add_bias(some[0], bias_mask(*some), p.bias[there])
         changed_texture = (textured != before).flatten(1).any(1)
         realised = (biased - textured).abs().flatten(1).amax(1)
         severity[who] = torch.maximum(severity[who], torch.maximum(p.alpha * changed_texture, realised))
-        out[who] = biased
+        out[at] = biased
     change = gaussian_blur((out - image).abs(), 1.5)
     return Corrupted(out, (change > settings.visible) & mask, severity)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The same piece of the plane, at another place in each of B slabs: all that an anomaly can reach.
+
+    Attributes:
+        corner: (B, 2) first row and column.
+        size: Rows and columns.
+        whole: Rows and columns of the slabs.
+    """
+
+    corner: Tensor
+    size: tuple[int, int]
+    whole: tuple[int, int]
+
+    def of(self, who: Tensor, depth: int) -> tuple[Tensor, ...]:
+        """Index of the windows in slabs, of which B take part."""
+        if self.size == self.whole:
+            return (who,)
+        z = torch.arange(depth, device=who.device)
+        y, x = (self.corner[:, i, None] + torch.arange(n, device=who.device) for i, n in enumerate(self.size))
+        return who[:, None, None, None], z[:, None, None], y[:, None, :, None], x[:, None, None, :]
+
+    def centred(self, shape: ShapeParameters, spacing_mm: float) -> ShapeParameters:
+        """Shapes with centres relative to the middle of the window instead of that of the slab."""
+        size, whole = (torch.tensor(n, device=self.corner.device) for n in (self.size, self.whole))
+        moved_mm = (self.corner + (size - whole) / 2) * spacing_mm
+        return replace(shape, centre=torch.cat([shape.centre[:, :1], shape.centre[:, 1:] - moved_mm], 1))
+
+    def grid(self, motion: Tensor) -> Tensor:
+        """`F.affine_grid` of maps (B, 2, 3) of the whole plane, of the window alone; (B, rows, columns, 2)."""
+        y, x = (
+            (2 * (self.corner[:, i, None] + torch.arange(n, device=motion.device)) + 1) / all_ - 1
+            for i, (n, all_) in enumerate(zip(self.size, self.whole, strict=True))
+        )
+        place = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+        return torch.einsum("bij,bhwj->bhwi", motion[:, :, :2], place) + motion[:, None, None, :, 2]
+
+
+def window_around(shape: ShapeParameters, whole: tuple[int, int], spacing_mm: float) -> Window:
+    """The window that holds each of B shapes and what `bias_mask` looks at around them."""
+    half = int(reach_mm(shape).amax() / spacing_mm) + 4
+    size = min(2 * half, whole[0]), min(2 * half, whole[1])
+    ends = torch.tensor(whole, device=shape.centre.device)
+    middle = shape.centre[:, 1:] / spacing_mm + (ends - 1) / 2
+    last = ends - torch.tensor(size, device=ends.device)
+    return Window(torch.minimum((middle.round().long() - half).clamp(min=0), last), size, whole)
 
 
 def interpolate(x: Tensor, patch: Tensor, m: Tensor, alpha: Tensor) -> Tensor:
@@ -249,15 +303,16 @@ def interpolate(x: Tensor, patch: Tensor, m: Tensor, alpha: Tensor) -> Tensor:
     return (1 - weight) * x + weight * patch
 
 
-def foreign_patch(source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameters) -> Tensor:
-    """The patch fp of each slab, prepared as its family asks."""
-    grid = F.affine_grid(p.motion, [len(target), 1, *source.shape[2:]], align_corners=False)
+def foreign_patch(source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameters, window: Window) -> Tensor:
+    """The patch fp of each slab in a window, prepared as its family asks; target and m are of the window."""
+    grid = window.grid(p.motion)
     moved = F.grid_sample(source[p.source], grid, align_corners=False, padding_mode="reflection")
-    family = _column(p.family)
-    matched = match_range(moved, target, m)
+    dag = (p.family == FAMILIES.index("dag")).nonzero()[:, 0]
     flat = flatten_patch(moved, m, _mean_under(target, m) + p.level, p.contrast)
-    patch = torch.where(family == FAMILIES.index("dag"), matched, moved)
-    return torch.where(family == FAMILIES.index("flat"), flat, patch)
+    patch = torch.where(_column(p.family == FAMILIES.index("flat")), flat, moved)
+    if len(dag):
+        patch[dag] = match_range(moved[dag], target[dag], m[dag])
+    return patch
 
 
 def match_range(patch: Tensor, target: Tensor, m: Tensor) -> Tensor:
@@ -284,13 +339,15 @@ def _mean_under(image: Tensor, m: Tensor) -> Tensor:
     return (image * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1e-6)
 
 
-def bias_mask(x: Tensor, m: Tensor, selected: Tensor, centroids: tuple[float, ...] | None) -> Tensor:
+def bias_mask(
+    x: Tensor, m: Tensor, selected: Tensor, centroids: tuple[float, ...] | None, brightest: Tensor | None = None
+) -> Tensor:
     """The part of m that the bias acts on: some intensity classes, their union slightly smoothed.
 
     Class k takes part with probability v_k / (sum v + 1000), v_k its number of voxels under m > 0; all classes do
-    where none was selected.
+    where none was selected. `brightest` is as for `intensity_class`.
     """
-    classes = intensity_class(x, centroids)
+    classes = intensity_class(x, centroids, brightest)
     owner = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1) * CLASSES
     votes = torch.bincount((classes + owner)[m > 0], minlength=len(x) * CLASSES).view(len(x), CLASSES)
     chosen = selected < votes / (votes.sum(1, keepdim=True) + 1000)
@@ -299,13 +356,13 @@ def bias_mask(x: Tensor, m: Tensor, selected: Tensor, centroids: tuple[float, ..
     return m * gaussian_blur(union, 1.0)
 
 
-def intensity_class(x: Tensor, centroids: tuple[float, ...] | None) -> Tensor:
-    """Nearest of `CLASSES` centroids: fixed ones, or a ladder from 0 to the brightest voxel of each slab."""
+def intensity_class(x: Tensor, centroids: tuple[float, ...] | None, brightest: Tensor | None = None) -> Tensor:
+    """Nearest of `CLASSES` centroids: fixed ones, or a ladder from 0 to the brightest voxel of each slab (B,)."""
     if centroids is not None:
         midpoints = torch.tensor(centroids, device=x.device).unfold(0, 2, 1).mean(1)
         return torch.bucketize(x, midpoints)
-    top = x.flatten(1).amax(1).clamp(min=1e-6)
-    return (x * (CLASSES / _column(top))).long().clamp(max=CLASSES - 1)
+    top = x.flatten(1).amax(1) if brightest is None else brightest
+    return (x * (CLASSES / _column(top.clamp(min=1e-6)))).long().clamp(max=CLASSES - 1)
 
 
 def add_bias(x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:

@@ -150,6 +150,14 @@ def render_shapes(bank: ShapeBank, p: ShapeParameters, shape: tuple[int, int, in
     return ((m - FAINTEST) / (1 - 2 * FAINTEST)).clamp(0, 1)
 
 
+def reach_mm(p: ShapeParameters) -> Tensor:
+    """Distance in the plane from the centre of each of B shapes beyond which `render_shapes` gives 0, (B,)."""
+    in_plane, narrowest = p.radii[:, 1:], p.radii.amin(1)
+    box = (in_plane + 2.4 * p.softness[:, None]).norm(dim=1)
+    round_ = in_plane.amax(1) * (1.1 + 2.8 * p.softness / narrowest)
+    return torch.where(p.kind == KINDS.index("rectangle"), box, round_)
+
+
 def _rectangle(_: ShapeBank, p: ShapeParameters, local: Tensor) -> Tensor:
     soft = p.softness[COLUMN]
     z, y, x = (_box_edge(local[:, i], p.radii[:, i][COLUMN], soft) for i in range(3))

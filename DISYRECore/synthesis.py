@@ -232,10 +232,10 @@ def draw_scan(
     )
 
 
-def _coordinates(p: ScanParameters, lattice: Lattice, oversampling: int) -> Tensor:
-    """Positions in the anatomy, mm from its centre, (B, 3, Z, oversampling * Y, oversampling * X).
+def _coordinates(p: ScanParameters, lattice: Lattice) -> Tensor:
+    """Positions in the anatomy, mm from its centre, of every fourth point and one more in the plane; (B, 3, Z, y, x).
 
-    The map is smooth, so it is evaluated on every fourth point and interpolated.
+    The map is smooth, so `_refine` interpolates the others.
     """
     device = p.affine.device
     z, y, x = (
@@ -246,12 +246,11 @@ def _coordinates(p: ScanParameters, lattice: Lattice, oversampling: int) -> Tens
     points = grid.flatten(1).expand(len(p), 3, -1).clone()
     points[:, 0] += p.centre[:, None]
     warp = _at(p.warp, points, extent_mm=(180.0, 210.0, 180.0))
-    moved = (p.affine @ points + warp).view(len(p), 3, *grid.shape[1:])
-    return _refine(moved, lattice, oversampling)
+    return (p.affine @ points + warp).view(len(p), 3, *grid.shape[1:])
 
 
 def _refine(coarse: Tensor, lattice: Lattice, oversampling: int) -> Tensor:
-    """Interpolates coordinates given on every fourth point to `oversampling` samples per lattice point."""
+    """Coordinates of `oversampling` samples per lattice point, (B, 3, Z, oversampling * Y, oversampling * X)."""
     b, c, z = coarse.shape[:3]
     size = [oversampling * n for n in lattice.shape[1:]]
     axes = []
@@ -273,14 +272,15 @@ def _at(field: Tensor, points: Tensor, extent_mm: tuple[float, float, float]) ->
 
 def positions(parameters: ScanParameters, lattice: Lattice, device: torch.device | str) -> Tensor:
     """Where the lattice points of each scan lie in its anatomy, mm from the brain's centre, (B, 3, Z, Y, X)."""
-    return _coordinates(_moved(parameters, torch.device(device)), lattice, oversampling=1)
+    return _refine(_coordinates(_moved(parameters, torch.device(device)), lattice), lattice, 1)
 
 
 def lookup(bank: AnatomyBank, volume: Tensor, anatomy: Tensor, coordinates: Tensor) -> Tensor:
     """Nearest voxel of each scan's anatomy at coordinates (B, 3, ...) in mm; the volume's border outside it."""
     flat: Tensor | float = 0.0
     for axis, size in enumerate(volume.shape[1:]):
-        index = coordinates[:, axis].div(bank.spacing_mm).add_((size - 1) / 2).round_().clamp_(0, size - 1)
+        middle = torch.full((), (size - 1) / 2, device=coordinates.device)
+        index = torch.add(middle, coordinates[:, axis], alpha=1 / bank.spacing_mm).round_().clamp_(0, size - 1)
         flat = index.add_(flat * size if axis else 0.0)
     start = anatomy.int().mul(volume[0].numel()).view(-1, *[1] * (coordinates.ndim - 2))
     index = flat.int() + start  # type: ignore[union-attr]
@@ -301,11 +301,11 @@ def render_scan(bank: AnatomyBank, parameters: ScanParameters, lattice: Lattice,
     device = bank.classes.device
     p = _moved(parameters, device)
     noise = Generator(device).manual_seed(p.seed)
-    fine = _coordinates(p, lattice, oversampling=2)
+    coarse = _coordinates(p, lattice)
+    fine, middle = _refine(coarse, lattice, 2), _refine(coarse, lattice, 1)
     fine[:, 0] += _thickness_offsets(p, fine)
     classes = lookup(bank, bank.classes, p.anatomy, fine)
     clean = _pooled(_gather(p.means, classes))
-    middle = positions(p, lattice, device)
     nearest = lookup(bank, bank.classes, p.anatomy, middle)
     image = _linear(clean * torch.exp(_coarse_field(p.bias, lattice.shape)), bank, p)
     image = image + _gather(p.spreads, nearest) * torch.randn(clean.shape, generator=noise, device=device)
@@ -331,7 +331,7 @@ def _thickness_offsets(p: ScanParameters, fine: Tensor) -> Tensor:
 def _gather(table: Tensor, classes: Tensor) -> Tensor:
     """Looks up (B, L) values per class for classes (B, ...)."""
     start = torch.arange(len(table), dtype=torch.int32, device=table.device) * table.shape[1]
-    index = classes.int() + start.view(-1, *[1] * (classes.ndim - 1))
+    index = classes + start.view(-1, *[1] * (classes.ndim - 1))
     return table.flatten().index_select(0, index.flatten()).view(classes.shape)
 
 

@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor
 
+from DISYRECore import corruption
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.corruption import (
     CLASSES,
@@ -17,6 +18,7 @@ from DISYRECore.corruption import (
     AnomalyParameters,
     Corrupted,
     CorruptionSettings,
+    Window,
     add_bias,
     apply_corruption,
     bias_mask,
@@ -290,10 +292,34 @@ def test_severity_is_that_of_texture_or_bias_whichever_is_larger(process: Proces
     assert (realised > p.alpha).any()
 
 
+def whole(image: Tensor) -> Window:
+    """A window that is all of the slabs."""
+    size = (image.shape[2], image.shape[3])
+    return Window(torch.zeros(len(image), 2, dtype=torch.long), size, size)
+
+
+@pytest.mark.parametrize("family", ["fpi", "dag", "flat"])
+def test_a_window_holds_all_that_an_anomaly_changes(
+    process: Process, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small anomalies are made in windows of the slabs; the outcome is as if they were made in the whole slabs."""
+    settings = only(family, largest_mm=(14.0,))
+    (p,) = process.draw(settings)
+    window = corruption.window_around(p.shape, process.image.shape[2:], SPACING_MM)
+    assert window.size[0] < process.image.shape[2]
+    made = process.apply([p], settings)
+    monkeypatch.setattr(corruption, "window_around", lambda *_: whole(process.image))
+    same = process.apply([p], settings)
+    assert (made.image != process.image).any()
+    assert torch.allclose(made.image, same.image, atol=1e-5)
+    assert torch.allclose(made.severity, same.severity, atol=1e-5)
+
+
 def test_patch_comes_from_the_slab_that_was_drawn(process: Process) -> None:
     (p,) = process.draw(only("fpi"))
     still = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(len(p.alpha), 2, 3)
-    patch = foreign_patch(process.image, process.image, process.masks(p), replace(p, motion=still))
+    p = replace(p, motion=still)
+    patch = foreign_patch(process.image, process.image, process.masks(p), p, whole(process.image))
     assert torch.allclose(patch, process.image[p.source], atol=1e-4)
     assert len(set(p.source.tolist())) == len(p.source)
 

@@ -7,7 +7,16 @@ import pytest
 import torch
 from scipy import ndimage
 
-from DISYRECore.shapes import KINDS, SIZES, ShapeBank, ShapeParameters, draw_shapes, make_shape_bank, render_shapes
+from DISYRECore.shapes import (
+    KINDS,
+    SIZES,
+    ShapeBank,
+    ShapeParameters,
+    draw_shapes,
+    make_shape_bank,
+    reach_mm,
+    render_shapes,
+)
 
 LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
 PUBLISHED_AREAS = {
@@ -133,3 +142,13 @@ def test_wide_sizes_reach_from_small_to_large(shape_bank: ShapeBank) -> None:
     diameter = 2 * p.radii[p.kind < 2][:, 1:].prod(1).sqrt()
     assert (float(diameter.min()), float(diameter.max())) == pytest.approx((4, 70), rel=0.05)
     assert float(diameter.median()) == pytest.approx((4 * 70) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nothing_is_drawn_out_of_reach(shape_bank: ShapeBank, sizes: str) -> None:
+    p = draw_shapes(shape_bank, torch.zeros(300, 3), torch.Generator().manual_seed(4), sizes)
+    m = render_shapes(shape_bank, p, (1, 150, 150), 2.0)[:, 0]
+    axis = (torch.arange(150) - 74.5) * 2.0
+    farthest = torch.where(m > 0, torch.hypot(axis[:, None], axis[None]), torch.zeros(())).flatten(1).amax(1)
+    assert (farthest <= reach_mm(p)).all()
+    assert (farthest > 0.4 * reach_mm(p)).float().mean() > 0.8
