@@ -237,10 +237,7 @@ def apply_corruption(
         if fluid is not None:
             m = m * ~(fluid[at] & p.spares.view(-1, 1, 1, 1))
         textured = interpolate(before, foreign_patch(image, before, m, p, window), m, p.alpha)
-        biased, there = textured.clone(), p.bias.nonzero()[:, 0]
-        if len(there):
-            some = textured[there], m[there], p.selected[there], settings.centroids, brightest[who[there]]
-            biased[there] = add_bias(some[0], bias_mask(*some), p.bias[there])
+        biased = bias_tissue(textured, m, p, settings.centroids, brightest[who])
         changed_texture = (textured != before).flatten(1).any(1)
         realised = (biased - textured).abs().flatten(1).amax(1)
         severity[who] = torch.maximum(severity[who], torch.maximum(p.alpha * changed_texture, realised))
@@ -337,6 +334,17 @@ def flatten_patch(patch: Tensor, m: Tensor, level: Tensor, contrast: Tensor) -> 
 
 def _mean_under(image: Tensor, m: Tensor) -> Tensor:
     return (image * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1e-6)
+
+
+def bias_tissue(
+    x: Tensor, m: Tensor, p: AnomalyParameters, centroids: tuple[float, ...] | None, brightest: Tensor
+) -> Tensor:
+    """The slabs with the bias of those that have one, in the tissues that were selected."""
+    out, who = x.clone(), p.bias.nonzero()[:, 0]
+    if len(who):
+        part = bias_mask(x[who], m[who], p.selected[who], centroids, brightest[who])
+        out[who] = add_bias(x[who], part, p.bias[who])
+    return out
 
 
 def bias_mask(
