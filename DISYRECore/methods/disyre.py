@@ -37,10 +37,10 @@ def disyre_v2(
 
     With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right and magnified by
     `zoom`, since the network sees larger anomalies better. The restored image is the mean of all restorations,
-    clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the
-    logit of the region become their means over a Gaussian neighbourhood of that many voxels, so that what one slice
-    alone marks fades. With `brightness`, scores that are probabilities gain that much of `bright_evidence`: for FLAIR,
-    where healthy fluid is dark and most lesions are bright.
+    clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the logit of the region become their means
+    over a Gaussian neighbourhood of that many voxels, so that what one slice alone marks fades. With `brightness`,
+    scores that are probabilities gain that much of `bright_evidence`: for FLAIR, where healthy fluid is dark and most
+    lesions are bright.
     """
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
