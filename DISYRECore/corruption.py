@@ -111,7 +111,7 @@ class Corrupted:
 
     Attributes:
         image: (B, Z, Y, X) in [0, 1].
-        region: (B, Z, Y, X) bool, where the image visibly changed.
+        region: (B, Z, Y, X) bool, where the image visibly changed; of the slices that were asked for.
         severity: (B,) in [0, 1], what the network is told; 0 where nothing was changed.
     """
 
@@ -216,11 +216,13 @@ def apply_corruption(
     spacing_mm: float,
     settings: CorruptionSettings,
     fluid: Tensor | None = None,
+    marked: slice = slice(None),
 ) -> Corrupted:
     """Applies drawn anomalies one after the other to slabs (B, Z, Y, X) in [0, 1].
 
-    Nothing changes outside `mask`, nor in `fluid` (bool) under anomalies that spare it. The severity of
-    a slab is the largest of its anomalies': the nominal alpha of its texture and the realised maximum of its bias.
+    Nothing changes outside `mask`, nor in `fluid` (bool) under anomalies that spare it. The region is that of the
+    slices `marked`. The severity of a slab is the largest of its anomalies': the nominal alpha of its texture and the
+    realised maximum of its bias.
     """
     depth, height, width = image.shape[1:]
     out, severity = image.clone(), torch.zeros(len(image), device=image.device)
@@ -242,8 +244,8 @@ def apply_corruption(
         realised = (biased - textured).abs().flatten(1).amax(1)
         severity[who] = torch.maximum(severity[who], torch.maximum(p.alpha * changed_texture, realised))
         out[at] = biased
-    change = gaussian_blur((out - image).abs(), 1.5)
-    return Corrupted(out, (change > settings.visible) & mask, severity)
+    change = gaussian_blur((out - image)[:, marked].abs(), 1.5)
+    return Corrupted(out, (change > settings.visible) & mask[:, marked], severity)
 
 
 @dataclass(frozen=True)

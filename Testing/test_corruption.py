@@ -106,6 +106,18 @@ def test_clean_slabs_come_at_their_rate_and_have_no_severity(shape_bank: ShapeBa
     assert not made.region[clean].any()
 
 
+def test_the_region_can_be_asked_for_in_some_slices_alone(process: Process) -> None:
+    settings = CorruptionSettings()
+    anomalies = process.draw(settings)
+    whole = process.apply(anomalies, settings)
+    middle = apply_corruption(
+        process.shapes, process.image, process.mask, anomalies, SPACING_MM, settings, marked=slice(1, 2)
+    )
+    assert whole.region[:, 1].any()
+    assert torch.equal(middle.region[:, 0], whole.region[:, 1])
+    assert torch.equal(middle.image, whole.image)
+
+
 def test_slices_with_little_brain_are_spared_in_proportion(shape_bank: ShapeBank) -> None:
     mask = torch.zeros(600, 1, 32, 32, dtype=torch.bool)
     mask[:200, :, :4, :5] = mask[200:400, :, :10, :20] = mask[400:] = True

@@ -20,6 +20,7 @@ from DISYRECore.synthesis import (
     ScanParameters,
     _draw_anchors,
     draw_scan,
+    positions,
     render_scan,
     rotation,
 )
@@ -224,6 +225,15 @@ def test_an_undeformed_scan_shows_the_label_map_itself(bank: AnatomyBank) -> Non
     parameters = straight(draw_scan(bank, 1, 0, reach_mm=(0.0, 0.0)))
     scan = render_scan(bank, replace(parameters, anatomy=torch.tensor([1])), Lattice((40, 100, 80), SPACING_MM))
     assert torch.equal(scan.classes[0], bank.classes[1, 24:64, 4:104, 4:84])
+
+
+def test_an_undeformed_lattice_lies_where_its_spacing_says(bank: AnatomyBank) -> None:
+    p = replace(straight(draw_scan(bank, 2, 0, reach_mm=(0.0, 0.0))), centre=torch.tensor([0.0, 12.0]))
+    axes = [(torch.arange(n) - (n - 1) / 2) * SLAB.spacing_mm for n in SLAB.shape]
+    expected = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    found = positions(p, SLAB, "cpu")
+    assert torch.allclose(found[0], expected, atol=1e-3)
+    assert torch.allclose(found[1] - found[0], torch.tensor([12.0, 0.0, 0.0]).view(3, 1, 1, 1), atol=1e-3)
 
 
 def test_deformation_keeps_the_head_plausible(bank: AnatomyBank) -> None:

@@ -82,7 +82,7 @@ class SyntheticBatches:
         else:
             made = self._anomalous(scan, parameters, image, mask, generator)
         step = step_of(made.severity, s.direction)
-        return Batch(made.image, image[:, middle], mask[:, middle], made.region[:, middle], step)
+        return Batch(made.image, image[:, middle], mask[:, middle], made.region[:, 0], step)
 
     def _anomalous(
         self, scan: Scan, parameters: ScanParameters, image: Tensor, mask: Tensor, generator: Generator
@@ -91,14 +91,15 @@ class SyntheticBatches:
         brighter = self.brightened[parameters.contrast].to(image.device).repeat_interleave(s.reuse)[:count]
         fluid = fluid_mask(self.bank, scan.classes).repeat_interleave(s.reuse, 0)[:count]
         anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption, brighter)
-        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid)
+        middle = slice(s.network.context, s.network.context + 1)
+        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid, middle)
         return replace(made, severity=hide_health(made.severity, generator))
 
 
 def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
     """The forward process of `dae`, which knows neither a region nor a severity."""
     noisy = coarse_noise(image, mask, generator)
-    return Corrupted(noisy, torch.zeros_like(mask), torch.zeros(len(image), device=image.device))
+    return Corrupted(noisy, torch.zeros_like(mask[:, :1]), torch.zeros(len(image), device=image.device))
 
 
 def hide_health(severity: Tensor, generator: Generator) -> Tensor:
