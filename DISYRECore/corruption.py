@@ -7,7 +7,8 @@ Equations (x healthy, m shape mask, fp foreign patch, alpha severity):
           then x_c <- clip(x_c + sign b m_bias), where m_bias is m
           restricted to some intensity classes (tissues)           DISYRE v2, MICCAI 2024
     flat  fp = level + contrast (fp - mean of fp under m)          own addition;
-          the level is a step away from the mean of x under m, and m may spare the fluid
+          the level is a step away from the mean of x under m, or anywhere between it and the
+          brightest or darkest there is, and m may spare the fluid
 
 Shape, texture strength and source, bias strength, sign and tissue are independent draws ("disentangled").
 `draw_corruption` draws, `apply_corruption` applies; the same parameters always give the same images.
@@ -54,6 +55,8 @@ class CorruptionSettings:
         by_area: Whether slices with less brain than `FULL_MM2` are spared in proportion, so that a voxel there is as
             likely to be anomalous as any other.
         anywhere: Whether anomalies are centred on any brain voxel of a slab, not only on its middle slice.
+        as_tissue: Share of the flat anomalies whose level lies anywhere between what they cover and the brightest
+            voxel of the slab, or 0: as bright as fluid in white matter, say, which a step hardly reaches.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
     """
 
@@ -66,6 +69,7 @@ class CorruptionSettings:
     centroids: tuple[float, ...] | None = None
     by_area: bool = False
     anywhere: bool = False
+    as_tissue: float = 0.0
     visible: float = 0.03
 
 
@@ -80,7 +84,8 @@ class AnomalyParameters:
         alpha: (B,) texture severity in [0, 1].
         source: (B,) slab that the foreign patch is cut from.
         motion: (B, 2, 3) in-plane affine map that brings the patch to the anomaly.
-        level: (B,) mean of a flat anomaly, relative to what it covers.
+        level: (B,) mean of a flat anomaly, relative to what it covers: a step, or a share of the way.
+        goes: (B,) bool, whether the level is a share of the way to the brightest voxel or to 0.
         contrast: (B,) how much of the patch's texture a flat anomaly keeps.
         bias: (B,) signed bias.
         selected: (B, 5) uniform numbers; class k takes part in the bias when its number is below its share.
@@ -94,6 +99,7 @@ class AnomalyParameters:
     source: Tensor
     motion: Tensor
     level: Tensor
+    goes: Tensor
     contrast: Tensor
     bias: Tensor
     selected: Tensor
@@ -174,6 +180,9 @@ def _draw_anomaly(
     family = torch.multinomial(weights, b, replacement=True, generator=generator)
     sign = torch.where(uniform() < brighter, 1.0, -1.0)
     bias = sign * uniform() ** settings.bias_power
+    goes = torch.zeros_like(sign, dtype=torch.bool)
+    if settings.as_tissue:
+        goes = uniform() < settings.as_tissue
     return AnomalyParameters(
         active=active & mask.flatten(1).any(1),
         shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
@@ -181,7 +190,8 @@ def _draw_anomaly(
         alpha=settings.faintest + (1 - settings.faintest) * uniform(),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
-        level=sign * (0.05 + 0.6 * uniform() ** 1.5),
+        level=sign * _draw_levels(uniform(), goes),
+        goes=goes,
         contrast=uniform().square(),
         bias=bias * (family == FAMILIES.index("dag")),
         selected=uniform(5),
@@ -199,6 +209,10 @@ def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator, anywher
     places = torch.stack([flat // (y * x), flat // x % y, flat % x], 1)
     middle = torch.tensor([allowed.shape[1] - 1, y - 1, x - 1], device=mask.device) / 2
     return (places - middle) * spacing_mm
+
+
+def _draw_levels(u: Tensor, goes: Tensor) -> Tensor:
+    return torch.where(goes, u, 0.05 + 0.6 * u**1.5)
 
 
 def _draw_motion(u: Tensor) -> Tensor:
@@ -238,7 +252,7 @@ def apply_corruption(
         m = render_shapes(bank, window.centred(p.shape, spacing_mm), (depth, *window.size), spacing_mm) * mask[at]
         if fluid is not None:
             m = m * ~(fluid[at] & p.spares.view(-1, 1, 1, 1))
-        textured = interpolate(before, foreign_patch(image, before, m, p, window), m, p.alpha)
+        textured = interpolate(before, foreign_patch(image, before, m, p, window, brightest[who]), m, p.alpha)
         biased = bias_tissue(textured, m, p, settings.centroids, brightest[who])
         changed_texture = (textured != before).flatten(1).any(1)
         realised = (biased - textured).abs().flatten(1).amax(1)
@@ -302,16 +316,24 @@ def interpolate(x: Tensor, patch: Tensor, m: Tensor, alpha: Tensor) -> Tensor:
     return (1 - weight) * x + weight * patch
 
 
-def foreign_patch(source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameters, window: Window) -> Tensor:
+def foreign_patch(
+    source: Tensor, target: Tensor, m: Tensor, p: AnomalyParameters, window: Window, brightest: Tensor
+) -> Tensor:
     """The patch fp of each slab in a window, prepared as its family asks; target and m are of the window."""
     grid = window.grid(p.motion)
     moved = F.grid_sample(source[p.source], grid, align_corners=False, padding_mode="reflection")
     dag = (p.family == FAMILIES.index("dag")).nonzero()[:, 0]
-    flat = flatten_patch(moved, m, _mean_under(target, m) + p.level, p.contrast)
+    flat = flatten_patch(moved, m, flat_level(_mean_under(target, m), p, brightest), p.contrast)
     patch = torch.where(_column(p.family == FAMILIES.index("flat")), flat, moved)
     if len(dag):
         patch[dag] = match_range(moved[dag], target[dag], m[dag])
     return patch
+
+
+def flat_level(covered: Tensor, p: AnomalyParameters, brightest: Tensor) -> Tensor:
+    """Mean of flat anomalies, (B,), from the mean of what they cover and the brightest voxel of their slabs."""
+    end = torch.where(p.level > 0, brightest, 0.0)
+    return covered + torch.where(p.goes, p.level.abs() * (end - covered), p.level)
 
 
 def match_range(patch: Tensor, target: Tensor, m: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from DISYRECore.corruption import (
     apply_corruption,
     bias_mask,
     draw_corruption,
+    flat_level,
     flatten_patch,
     foreign_patch,
     intensity_class,
@@ -331,7 +332,7 @@ def test_patch_comes_from_the_slab_that_was_drawn(process: Process) -> None:
     (p,) = process.draw(only("fpi"))
     still = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(len(p.alpha), 2, 3)
     p = replace(p, motion=still)
-    patch = foreign_patch(process.image, process.image, process.masks(p), p, whole(process.image))
+    patch = foreign_patch(process.image, process.image, process.masks(p), p, whole(process.image), torch.ones(24))
     assert torch.allclose(patch, process.image[p.source], atol=1e-4)
     assert len(set(p.source.tolist())) == len(p.source)
 
@@ -341,6 +342,21 @@ def test_interpolation_ends_at_image_and_patch() -> None:
     mixed = interpolate(x, patch, m, torch.tensor([0.0, 1.0]))
     assert torch.equal(mixed[0], x[0])
     assert torch.equal(mixed[1], patch[1])
+
+
+@pytest.mark.parametrize("as_tissue", [0.0, 1.0])
+def test_flat_levels_may_reach_as_far_as_the_brightest_voxel(process: Process, as_tissue: float) -> None:
+    settings = only("flat", as_tissue=as_tissue)
+    drawn = process.draw(settings)[0]
+    p = replace(drawn, level=torch.linspace(-1, 1, 24), goes=torch.ones(24, dtype=torch.bool))
+    dark, bright = torch.full((24,), 0.2), torch.full((24,), 0.9)
+    levels = flat_level(dark, p, bright)
+    assert levels[0] == 0
+    assert levels[-1] == pytest.approx(0.9)
+    assert (levels.diff() > 0).all()
+    assert drawn.goes.all() == bool(as_tissue)
+    assert drawn.level.abs().max() > 0.65 or not as_tissue
+    assert drawn.level.abs().max() <= (1 if as_tissue else 0.65)
 
 
 def test_anomalies_are_centred_on_the_brain(process: Process) -> None:

@@ -20,7 +20,7 @@ from DISYRECore.diffusion import (
     to_signed,
 )
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods.synomaly import FUSIONS, changes, departure, fuse, synomaly
+from DISYRECore.methods.synomaly import FUSIONS, antithetic, changes, departure, fuse, synomaly
 from DISYRECore.noise import NoiseSettings, blur, synomaly_noise
 
 SHAPE = (3, 64, 60)
@@ -94,6 +94,27 @@ def test_several_draws_average_what_the_noise_does_to_the_estimate() -> None:
 
     one, four = (synomaly(Network(unsure), sick, MASK, stages=2, draws=draws).restored - clean for draws in (1, 4))
     assert float(four.std()) == pytest.approx(float(one.std()) / 2, rel=0.05)
+
+
+def test_two_draws_cancel_what_is_odd_in_the_noise() -> None:
+    _, sick, _ = lesion()
+
+    def removes_half(x_t: Tensor, step: int) -> tuple[Tensor, None]:
+        a, s = coefficients("cosine", step)
+        return (x_t - a * to_signed(sick)) / s / 2, None
+
+    one, two = (synomaly(removes_half, sick, MASK, step=30, stages=2, threshold=9.0, draws=n).restored for n in (1, 2))
+    assert torch.allclose(two, sick, atol=1e-5)
+    assert not torch.allclose(one, sick, atol=1e-2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_noises_come_in_pairs_of_either_sign(count: int) -> None:
+    noises = list(antithetic(torch.Size(SHAPE), count, Generator().manual_seed(3)))
+    assert len(noises) == count
+    for first, second in zip(noises[::2], noises[1::2], strict=False):
+        assert torch.equal(first, -second)
+    assert all(float(noise.std()) == pytest.approx(1, abs=0.05) for noise in noises)
 
 
 def test_the_first_stage_never_ends_it_and_the_floor_keeps_small_masks_from_going_on() -> None:

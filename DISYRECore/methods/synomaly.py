@@ -13,6 +13,8 @@ until m changes by at most 1 % or five stages are done. D of the last stage is t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Generator, Tensor
 
@@ -71,7 +73,7 @@ def synomaly(
         fusion_kernel, fusion_threshold: The same for the mask that fuses and stops.
         stages: At most.
         draws: Noises that the estimate of a stage is the mean of, from the second stage on; 1 as published, more
-            against the noise of the map. The first only finds what the second leaves out.
+            against the noise of the map, see `antithetic`. The first stage only finds what the second leaves out.
         shape: (Y, X) of the slices that the model was trained on; smaller ones are padded.
         score: ``dynamic`` for .5 D / tau, so that .5 is the threshold, with regions that are too small kept below;
             ``residual`` for D.
@@ -100,9 +102,8 @@ def _restore(
     going = torch.arange(len(x))
     for count in [1] + (stages - 1) * [draws]:
         estimated = torch.zeros_like(x[going])
-        for _ in range(count):
-            noise = torch.randn(x.shape, generator=generator)[going].to(x.device)
-            x_t = add_noise(current[going], noise, step, SCHEDULE)
+        for noise in antithetic(x.shape, count, generator):
+            x_t = add_noise(current[going], noise[going].to(x.device), step, SCHEDULE)
             estimated += estimate(x_t, predict(x_t, step)[0], step, SCHEDULE) / count
         change = departure(x[going], estimated, kernel)
         found = anomalous(change, threshold)
@@ -112,6 +113,16 @@ def _restore(
         if not len(going):
             break
     return restored
+
+
+def antithetic(shape: torch.Size, count: int, generator: Generator) -> Iterator[Tensor]:
+    """`count` Gaussian noises, every second one the last with its sign changed: what is odd in the noise cancels."""
+    for _ in range(0, count - 1, 2):
+        noise = torch.randn(shape, generator=generator)
+        yield noise
+        yield -noise
+    if count % 2:
+        yield torch.randn(shape, generator=generator)
 
 
 def departure(x: Tensor, restored: Tensor, kernel: int) -> Tensor:
