@@ -155,6 +155,7 @@ def draw_corruption(
     if settings.by_area:
         area_mm2 = mask[:, mask.shape[1] // 2].sum((1, 2)) * spacing_mm**2
         count = count * (torch.rand(len(mask), generator=generator, device=mask.device) < area_mm2 / FULL_MM2)
+    count = count * mask.flatten(1).any(1)
     number, largest_mm = len(settings.anomalies) - 1, settings.largest_mm
     sizes_mm = [largest_mm[min(k, len(largest_mm) - 1)] for k in range(number)]
     return [
@@ -187,7 +188,7 @@ def _draw_anomaly(
     if settings.as_tissue:
         goes = uniform() < settings.as_tissue
     return AnomalyParameters(
-        active=active & mask.flatten(1).any(1),
+        active=active,
         shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
         family=family,
         alpha=settings.faintest + (1 - settings.faintest) * uniform(),

@@ -293,6 +293,7 @@ def _voxel_index(bank: AnatomyBank, anatomy: Tensor, coordinates: Tensor) -> Ten
 
 
 def _take(volume: Tensor, index: Tensor) -> Tensor:
+    """What `volume[index]` would be of a flattened volume; with an int32 index faster on a CPU."""
     return volume.flatten().index_select(0, index.flatten()).view(index.shape)
 
 
@@ -393,7 +394,7 @@ def _brain_mask(
     wave = F.interpolate(wave, size=(y, x), mode="bilinear", align_corners=True)
     rim = p.rim.view(-1, 1, 1, 1) * (1 + 0.3 * wave)
     skull_side = torch.tensor([v >= FIRST_HEAD_LABEL or v == 0 for v in bank.label_values], device=distance.device)
-    outside = skull_side[classes.long()] & (distance > 1.5)
+    outside = _take(skull_side, classes.int()) & (distance > 1.5)
     return (distance <= rim.clamp(min=0.3)) & ~outside
 
 
@@ -413,7 +414,7 @@ def _fixed_normal(like: Tensor) -> Tensor:
 
 def fluid_mask(bank: AnatomyBank, classes: Tensor) -> Tensor:
     """Where class indices are those of outer or inner CSF; bool, same shape."""
-    return torch.tensor([v in _CSF for v in bank.label_values], device=classes.device)[classes.long()]
+    return _take(torch.tensor([v in _CSF for v in bank.label_values], device=classes.device), classes.int())
 
 
 def csf_class(bank: AnatomyBank) -> int:
