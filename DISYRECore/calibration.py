@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.findings import write_text
+from DISYRECore.methods.restoration import PROBABILITIES
 from DISYRECore.metrics import interval
 from DISYRECore.model import DESCRIPTION, read_description
 from DISYRECore.pipeline import Detector
@@ -19,6 +21,9 @@ from DISYRECore.prepare import PreparedBrain, prepare
 from DISYRECore.sites import SiteProfile, SiteThreshold, check_name, save_site, shown_scale
 from DISYRECore.version import __version__
 from DISYRECore.volume import find_scans, read_mask, read_volume
+
+EVEN = 0.5
+"""Probability from which on a voxel is rather anomalous than not."""
 
 LADDER = 1 - np.concatenate([np.linspace(1, 0.2, 81)[:-1], np.geomspace(0.2, 1e-5, 2000), [0.0]])
 """Shares of a scan's voxels below its quantiles: what is kept of a scan."""
@@ -130,6 +135,11 @@ def _share_by_others(ladders: np.ndarray, index: int, rate: float) -> float:
     return float(share_above(ladders[index : index + 1], threshold)[0])
 
 
+def own_threshold(settings: dict[str, Any]) -> float:
+    """What a method itself takes for anomalous: above one half, or a change above its setting `threshold`."""
+    return EVEN if settings.get("score") in (*PROBABILITIES, "dynamic") else float(settings.get("threshold", 0.0))
+
+
 def healthy_threshold(detector: Detector, brains: Iterable[PreparedBrain], rate: float) -> float:
     """The threshold of `site_threshold` for scans that are prepared already.
 
@@ -166,9 +176,19 @@ def make_profile(detector: Detector, site: str, brains: Iterable[PreparedBrain],
         settings=json.loads(json.dumps(detector.settings)),
         normalise=detector.model.description.normalise,
         rate=rate,
-        thresholds={contrast: site_threshold(some, rate) for contrast, some in ladders.items()},
+        thresholds={name: _checked(site_threshold(some, rate), name, detector) for name, some in ladders.items()},
         disyre=__version__,
     )
+
+
+def _checked(one: SiteThreshold, contrast: str, detector: Detector) -> SiteThreshold:
+    """With a warning where the threshold marks what the method itself takes for healthy; not on standardised scores."""
+    least = own_threshold(detector.settings_for(contrast))
+    model = detector.model
+    if one.threshold >= least or (model and model.description.normalise.get(contrast, "none") != "none"):
+        return one
+    share = f"{contrast}: the threshold is below {least:g}, from which on the method takes a voxel for anomalous"
+    return replace(one, warnings=(*one.warnings, f"{share}; a lower rate than the one given may mark less in vain."))
 
 
 def calibrate_site(

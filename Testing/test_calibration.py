@@ -135,6 +135,20 @@ def test_calibrate_then_detect_at_the_site(healthy: Path, models: Path, tmp_path
     assert 0.004 < (score[brain] > threshold).mean() < 0.06
 
 
+def test_a_threshold_that_marks_what_the_method_takes_for_healthy_is_said(
+    healthy: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny(models / "tiny", normalise="none")
+    for rate, said in (("0.999", True), ("0.000001", False)):
+        assert calibrate(healthy, "--rate", rate) == 0
+        least = load_site("tiny", "here").thresholds["T1"]
+        assert (least.threshold < 0.5) == said
+        assert ("T1: the threshold is below 0.5" in capsys.readouterr().out) == said
+    save_tiny(models / "tiny", normalise="robust")
+    assert calibrate(healthy, "--rate", "0.999") == 0
+    assert "is below" not in capsys.readouterr().out
+
+
 def test_a_contrast_that_the_site_lacks_is_said(healthy: Path, models: Path, tmp_path: Path) -> None:
     assert calibrate(healthy) == 0
     arguments = ["--model", "tiny", "--site", "here", "--contrast", "FLAIR", "--device", "cpu"]

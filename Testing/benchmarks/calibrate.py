@@ -13,11 +13,9 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from DISYRECore.anatomy import load_anatomies
-from DISYRECore.calibration import healthy_threshold, write_thresholds
-from DISYRECore.methods.restoration import PROBABILITIES
+from DISYRECore.calibration import healthy_threshold, own_threshold, write_thresholds
 from DISYRECore.model import read_description
 from DISYRECore.pipeline import Detector
 from DISYRECore.prepare import PreparedBrain, prepare
@@ -27,12 +25,6 @@ from DISYRECore.volume import find_scans, read_volume
 
 VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CASES, SEED = 9, 23
-EVEN = 0.5
-
-
-def own_threshold(settings: dict[str, Any]) -> float:
-    """What a method itself takes for anomalous: above one half, or a change above its setting `threshold`."""
-    return EVEN if settings.get("score") in (*PROBABILITIES, "dynamic") else float(settings.get("threshold", 0.0))
 
 
 def real(folder: Path, spacing_mm: float) -> Iterator[PreparedBrain]:
