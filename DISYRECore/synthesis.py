@@ -251,17 +251,16 @@ def _coordinates(p: ScanParameters, lattice: Lattice) -> Tensor:
 
 def _refine(coarse: Tensor, lattice: Lattice, oversampling: int) -> Tensor:
     """Coordinates of `oversampling` samples per lattice point, (B, 3, Z, oversampling * Y, oversampling * X)."""
-    rows, columns = (
-        _between(knots, oversampling * points, 4 * oversampling, coarse.device)
-        for knots, points in zip(coarse.shape[3:], lattice.shape[1:], strict=True)
-    )
-    return (coarse.mT @ rows.T).mT @ columns.T
-
-
-def _between(knots: int, points: int, steps: int, device: torch.device) -> Tensor:
-    """Weights (points, knots) of linear interpolation, `steps` points from knot to knot, both rows centred alike."""
-    place = (torch.arange(points, device=device) - (points - 1) / 2) / steps + (knots - 1) / 2
-    return (1 - (place[:, None] - torch.arange(knots, device=device)).abs()).clamp(min=0)
+    b, c, z = coarse.shape[:3]
+    size = [oversampling * n for n in lattice.shape[1:]]
+    axes = []
+    for n, m in zip(size, coarse.shape[3:], strict=True):
+        fine = (torch.arange(n, device=coarse.device) - (n - 1) / 2) / (4 * oversampling)
+        axes.append(fine / ((m - 1) / 2))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y], -1).expand(b, -1, -1, -1)
+    planes = F.grid_sample(coarse.flatten(1, 2), grid, align_corners=True, padding_mode="border")
+    return planes.view(b, c, z, *size)
 
 
 def _at(field: Tensor, points: Tensor, extent_mm: tuple[float, float, float]) -> Tensor:
