@@ -88,7 +88,7 @@ class AnomalyParameters:
         source: (B,) slab that the foreign patch is cut from.
         motion: (B, 2, 3) in-plane affine map that brings the patch to the anomaly.
         level: (B,) mean of a flat anomaly, relative to what it covers: a step, or a share of the way.
-        goes: (B,) bool, whether the level is a share of the way to the brightest voxel or to 0.
+        proportional: (B,) bool, whether the level is a share of the way to the brightest voxel or to 0.
         contrast: (B,) how much of the patch's texture a flat anomaly keeps.
         bias: (B,) signed bias.
         selected: (B, 5) uniform numbers; class k takes part in the bias when its number is below its share.
@@ -102,7 +102,7 @@ class AnomalyParameters:
     source: Tensor
     motion: Tensor
     level: Tensor
-    goes: Tensor
+    proportional: Tensor
     contrast: Tensor
     bias: Tensor
     selected: Tensor
@@ -184,9 +184,9 @@ def _draw_anomaly(
     family = torch.multinomial(weights, b, replacement=True, generator=generator)
     sign = torch.where(uniform() < brighter, 1.0, -1.0)
     bias = sign * uniform() ** settings.bias_power
-    goes = torch.zeros_like(sign, dtype=torch.bool)
+    proportional = torch.zeros_like(sign, dtype=torch.bool)
     if settings.as_tissue:
-        goes = uniform() < settings.as_tissue
+        proportional = uniform() < settings.as_tissue
     return AnomalyParameters(
         active=active,
         shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
@@ -194,8 +194,8 @@ def _draw_anomaly(
         alpha=settings.faintest + (1 - settings.faintest) * uniform(),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
-        level=sign * _draw_levels(uniform(), goes),
-        goes=goes,
+        level=sign * _draw_levels(uniform(), proportional),
+        proportional=proportional,
         contrast=uniform().square(),
         bias=bias * (family == FAMILIES.index("dag")),
         selected=uniform(5),
@@ -215,8 +215,8 @@ def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator, anywher
     return (places - middle) * spacing_mm
 
 
-def _draw_levels(u: Tensor, goes: Tensor) -> Tensor:
-    return torch.where(goes, u, 0.05 + 0.6 * u**1.5)
+def _draw_levels(u: Tensor, proportional: Tensor) -> Tensor:
+    return torch.where(proportional, u, 0.05 + 0.6 * u**1.5)
 
 
 def _draw_motion(u: Tensor) -> Tensor:
@@ -345,7 +345,7 @@ def foreign_patch(
 def flat_level(covered: Tensor, p: AnomalyParameters, brightest: Tensor) -> Tensor:
     """Mean of flat anomalies, (B,), from the mean of what they cover and the brightest voxel of their slabs."""
     end = torch.where(p.level > 0, brightest, 0.0)
-    return covered + torch.where(p.goes, p.level.abs() * (end - covered), p.level)
+    return covered + torch.where(p.proportional, p.level.abs() * (end - covered), p.level)
 
 
 def match_range(patch: Tensor, target: Tensor, m: Tensor) -> Tensor:

@@ -141,8 +141,8 @@ def test_a_threshold_that_marks_what_the_method_takes_for_healthy_is_said(
     save_tiny(models / "tiny", normalise="none")
     for rate, said in (("0.999", True), ("0.000001", False)):
         assert calibrate(healthy, "--rate", rate) == 0
-        least = load_site("tiny", "here").thresholds["T1"]
-        assert (least.threshold < 0.5) == said
+        found = load_site("tiny", "here").thresholds["T1"]
+        assert (found.threshold < 0.5) == said
         assert ("T1: the threshold is below 0.5" in capsys.readouterr().out) == said
     save_tiny(models / "tiny", normalise="robust")
     assert calibrate(healthy, "--rate", "0.999") == 0

@@ -348,13 +348,13 @@ def test_interpolation_ends_at_image_and_patch() -> None:
 def test_flat_levels_may_reach_as_far_as_the_brightest_voxel(process: Process, as_tissue: float) -> None:
     settings = only("flat", as_tissue=as_tissue)
     drawn = process.draw(settings)[0]
-    p = replace(drawn, level=torch.linspace(-1, 1, 24), goes=torch.ones(24, dtype=torch.bool))
+    p = replace(drawn, level=torch.linspace(-1, 1, 24), proportional=torch.ones(24, dtype=torch.bool))
     dark, bright = torch.full((24,), 0.2), torch.full((24,), 0.9)
     levels = flat_level(dark, p, bright)
     assert levels[0] == 0
     assert levels[-1] == pytest.approx(0.9)
     assert (levels.diff() > 0).all()
-    assert drawn.goes.all() == bool(as_tissue)
+    assert set(drawn.proportional.tolist()) == {bool(as_tissue)}
     assert drawn.level.abs().max() > 0.65 or not as_tissue
     assert drawn.level.abs().max() <= (1 if as_tissue else 0.65)
 
