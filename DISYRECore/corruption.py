@@ -38,6 +38,9 @@ FULL_MM2 = 8000.0
 GROUP = 8
 """Anomalies that a CPU applies at once."""
 
+SHARP_MM = 1.0
+"""Widest edge of anomalies that stand out like another tissue."""
+
 PUBLISHED_CENTROIDS = (0.0057, 0.3828, 0.6122, 0.7692, 0.9385)
 """Intensity classes of the released code; meant for its own normalisation."""
 
@@ -58,8 +61,9 @@ class CorruptionSettings:
         by_area: Whether slices with less brain than `FULL_MM2` are spared in proportion, so that a voxel there is as
             likely to be anomalous as any other.
         anywhere: Whether anomalies are centred on any brain voxel of a slab, not only on its middle slice.
-        as_tissue: Share of the flat anomalies whose level lies anywhere between what they cover and the brightest
-            voxel of the slab, or 0: as bright as fluid in white matter, say, which a step hardly reaches.
+        as_tissue: Share of the flat anomalies that stand out like another tissue, as fluid does in white matter:
+            edges of `SHARP_MM` at most, full severity, and a level anywhere between what they cover and the brightest
+            voxel of the slab, or 0. Without them all small anomalies are faint, and strong ones are taken for sulci.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
     """
 
@@ -187,11 +191,14 @@ def _draw_anomaly(
     proportional = torch.zeros_like(sign, dtype=torch.bool)
     if settings.as_tissue:
         proportional = uniform() < settings.as_tissue
+    shape = draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm)
+    sharp = proportional & (family == FAMILIES.index("flat"))
+    alpha = settings.faintest + (1 - settings.faintest) * uniform()
     return AnomalyParameters(
         active=active,
-        shape=draw_shapes(bank, centre, generator, settings.sizes, largest_mm=largest_mm),
+        shape=replace(shape, softness=torch.where(sharp, shape.softness.clamp(max=SHARP_MM), shape.softness)),
         family=family,
-        alpha=settings.faintest + (1 - settings.faintest) * uniform(),
+        alpha=torch.where(sharp, 1.0, alpha),
         source=torch.randperm(b, generator=generator, device=device),
         motion=_draw_motion(uniform(4)),
         level=sign * _draw_levels(uniform(), proportional),
@@ -216,7 +223,7 @@ def _draw_centres(mask: Tensor, spacing_mm: float, generator: Generator, anywher
 
 
 def _draw_levels(u: Tensor, proportional: Tensor) -> Tensor:
-    return torch.where(proportional, u, 0.05 + 0.6 * u**1.5)
+    return torch.where(proportional, u.sqrt(), 0.05 + 0.6 * u**1.5)
 
 
 def _draw_motion(u: Tensor) -> Tensor:

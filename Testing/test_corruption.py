@@ -15,6 +15,7 @@ from DISYRECore.corruption import (
     FAMILIES,
     FULL_MM2,
     PUBLISHED_CENTROIDS,
+    SHARP_MM,
     AnomalyParameters,
     Corrupted,
     CorruptionSettings,
@@ -357,6 +358,13 @@ def test_flat_levels_may_reach_as_far_as_the_brightest_voxel(process: Process, a
     assert set(drawn.proportional.tolist()) == {bool(as_tissue)}
     assert drawn.level.abs().max() > 0.65 or not as_tissue
     assert drawn.level.abs().max() <= (1 if as_tissue else 0.65)
+
+
+def test_what_stands_out_like_another_tissue_is_sharp_and_at_full_severity(process: Process) -> None:
+    usual, other = (process.draw(only("flat", as_tissue=share))[0] for share in (0.0, 1.0))
+    assert usual.shape.softness.amax() > SHARP_MM >= other.shape.softness.amax()
+    assert (other.alpha == 1).all()
+    assert not (usual.alpha == 1).any()
 
 
 def test_anomalies_are_centred_on_the_brain(process: Process) -> None:

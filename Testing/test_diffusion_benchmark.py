@@ -53,7 +53,7 @@ def phantom(count: int = 6, seed: int = 0) -> tuple[benchmark.Slices, Tensor]:
     blob = (y - 30) ** 2 + (x - 25) ** 2 < 64
     truth = blob & (torch.arange(count) % 2 == 0).view(-1, 1, 1)
     sick = clean + 0.3 * truth
-    return benchmark.Slices(sick, mask, truth, sick), clean
+    return benchmark.Slices(sick, mask, truth, sick, torch.zeros(len(sick), dtype=torch.long)), clean
 
 
 class Knowing:

@@ -167,6 +167,24 @@ def test_the_map_is_the_difference_of_the_blurred_images() -> None:
     assert np.allclose(departure(x, restored, 15), abs(blurred[0] - blurred[1]), atol=1e-5)
 
 
+def test_changes_of_the_rare_sign_count_by_their_weight() -> None:
+    x, restored = (torch.rand((2, 40, 50), generator=Generator().manual_seed(i)) for i in range(2))
+    plain = departure(x, restored, 3)
+    less = departure(x, restored, 3, bright=0.25)
+    assert torch.allclose(less, departure(restored, x, 3, dark=0.25))
+    assert torch.allclose(torch.where(less < plain, 4 * less, less), plain)
+    assert 0.3 < float((less < plain).float().mean()) < 0.7
+
+
+@pytest.mark.parametrize(("setting", "share"), [("bright", 0.25), ("dark", 1.0)])
+def test_the_map_of_a_bright_lesion_has_the_weight_of_bright_changes(setting: str, share: float) -> None:
+    clean, sick, where = lesion()
+    plain, weighted = (
+        synomaly(knowing(clean), sick, MASK, kernel=3, score="residual", **s).score for s in ({}, {setting: 0.25})
+    )
+    assert torch.allclose(weighted[where], share * plain[where], atol=1e-3)
+
+
 def test_small_regions_are_no_findings_but_keep_their_place_in_the_score() -> None:
     clean, sick, where = lesion()
     sick[1, 5, 5] = 1.0
@@ -196,9 +214,10 @@ def test_padding_to_the_frame_of_training_is_taken_off_again() -> None:
     assert made.score.shape == made.restored.shape == SHAPE
 
 
-@pytest.mark.parametrize(
-    "bad", [{"step": 1000}, {"kernel": 4}, {"stages": 0}, {"draws": 0}, {"fusion": "x"}, {"score": "region"}]
-)
+NONSENSE = {"step": 1000, "kernel": 4, "stages": 0, "draws": 0, "bright": -1.0, "fusion": "x", "score": "region"}
+
+
+@pytest.mark.parametrize("bad", [{name: value} for name, value in NONSENSE.items()], ids=NONSENSE)
 def test_settings_that_mean_nothing_are_refused_in_one_sentence(bad: dict) -> None:
     with pytest.raises(DisyreError, match=r"^[^\n]+\.$"):
         synomaly(knowing(torch.zeros(SHAPE)), torch.zeros(SHAPE), MASK, **bad)

@@ -8,12 +8,14 @@ t to the current image, estimates x_0 once, and looks where it departs from the 
     D   = |blur(x_0) - blur(xh)|;   m = D >= tau, without small regions
     cur = m xh + (1 - m) x_0                                              masked fusion
 
-until m changes by at most 1 % or five stages are done. D of the last stage is the anomaly map.
+until m changes by at most 1 % or five stages are done. D of the last stage is the anomaly map. Where a contrast shows
+most pathology dark (T1) or bright (T2, FLAIR), changes the other way may count less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +41,9 @@ STAGES, STOP = 5, 0.01
 SMALLEST_PIXELS, FLOOR_PIXELS = 30, 500
 """Of 128 x 128: what a connected region needs to count, and the least that a change of the mask is measured by."""
 
+Depart = Callable[[Tensor, Tensor, int], Tensor]
+"""`departure` with its weights."""
+
 FUSIONS, SCORES = ("binary", "soft", "off"), ("dynamic", "residual")
 
 
@@ -53,6 +58,8 @@ def synomaly(
     fusion: str = "binary",
     fusion_kernel: int = 3,
     fusion_threshold: float = 0.1,
+    bright: float = 1.0,
+    dark: float = 1.0,
     stages: int = STAGES,
     draws: int = 1,
     shape: tuple[int, int] | None = None,
@@ -71,6 +78,8 @@ def synomaly(
         fusion: ``binary`` as in the paper; ``soft`` weighs with D itself, as in the released code; ``off`` goes on
             with the estimate alone.
         fusion_kernel, fusion_threshold: The same for the mask that fuses and stops.
+        bright, dark: What counts of D where the slice is brighter or darker than its estimate; 1 as published, less
+            for what pathology rarely does in a contrast, see `departure`.
         stages: At most.
         draws: Noises that the estimate of a stage is the mean of, from the second stage on; 1 as published, more
             against the noise of the map, see `antithetic`. The first stage only finds what the second leaves out.
@@ -83,9 +92,12 @@ def synomaly(
         DisyreError: A setting that does not exist.
     """
     _check(step, kernel, fusion_kernel, fusion, score, stages, draws)
+    _check_weights(bright, dark)
     wide, place = frame(to_signed(x), shape)
-    restored = _restore(predict, wide, step, (stages, draws), (fusion_kernel, fusion_threshold, fusion), seed)
-    change = departure(wide, restored, kernel)
+    depart = partial(departure, bright=bright, dark=dark)
+    fusing = fusion_kernel, fusion_threshold, fusion
+    restored = _restore(predict, wide, step, (stages, draws), fusing, depart, seed)
+    change = depart(wide, restored, kernel)
     made = change
     if score == "dynamic":
         made = decide(change / threshold, anomalous(change, threshold))
@@ -93,7 +105,13 @@ def synomaly(
 
 
 def _restore(
-    predict: Predict, x: Tensor, step: int, times: tuple[int, int], fusing: tuple[int, float, str], seed: int
+    predict: Predict,
+    x: Tensor,
+    step: int,
+    times: tuple[int, int],
+    fusing: tuple[int, float, str],
+    depart: Depart,
+    seed: int,
 ) -> Tensor:
     """The last one-step estimate of each slice (Z, Y, X) in [-1, 1]."""
     (stages, draws), (kernel, threshold, fusion) = times, fusing
@@ -105,7 +123,7 @@ def _restore(
         for noise in antithetic(x.shape, count, generator):
             x_t = add_noise(current[going], noise[going].to(x.device), step, SCHEDULE)
             estimated += estimate(x_t, predict(x_t, step)[0], step, SCHEDULE) / count
-        change = departure(x[going], estimated, kernel)
+        change = depart(x[going], estimated, kernel)
         found = anomalous(change, threshold)
         restored[going], current[going] = estimated, fuse(x[going], estimated, change, found, fusion)
         moved = changes(found, before[going])
@@ -125,10 +143,15 @@ def antithetic(shape: torch.Size, count: int, generator: Generator) -> Iterator[
         yield torch.randn(shape, generator=generator)
 
 
-def departure(x: Tensor, restored: Tensor, kernel: int) -> Tensor:
-    """D: difference of the blurred slices (Z, Y, X); a `kernel` of k pixels has sigma = .3 ((k - 1) / 2 - 1) + .8."""
+def departure(x: Tensor, restored: Tensor, kernel: int, bright: float = 1.0, dark: float = 1.0) -> Tensor:
+    """D: difference of the blurred slices (Z, Y, X), weighted by its sign.
+
+    A `kernel` of k pixels has sigma = .3 ((k - 1) / 2 - 1) + .8. Where x is brighter than what was restored D counts
+    `bright`, where it is darker `dark`: 1 as published; the weights are an own addition.
+    """
     sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-    return blur(x - restored, sigma, kernel // 2).abs()
+    change = blur(x - restored, sigma, kernel // 2)
+    return torch.where(change > 0, bright * change, -dark * change)
 
 
 def anomalous(change: Tensor, threshold: float) -> Tensor:
@@ -166,3 +189,8 @@ def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, 
     for value, known in ((fusion, FUSIONS), (score, SCORES)):
         if value not in known:
             raise DisyreError(f"Synomaly has no choice '{value}'; choose one of {', '.join(known)}.")
+
+
+def _check_weights(bright: float, dark: float) -> None:
+    if min(bright, dark) < 0 or max(bright, dark) == 0:
+        raise DisyreError("Synomaly counts bright and dark changes by weights from 0 up, one of them above 0.")

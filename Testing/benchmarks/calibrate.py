@@ -60,8 +60,10 @@ def main() -> None:
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
     brains = {contrast: scans for contrast, scans in brains.items() if contrast in description.contrasts}
-    least = own_threshold(detector.settings)
-    thresholds = {name: max(healthy_threshold(detector, scans, options.rate), least) for name, scans in brains.items()}
+    thresholds = {
+        name: max(healthy_threshold(detector, scans, options.rate), own_threshold(detector.settings_for(name)))
+        for name, scans in brains.items()
+    }
     write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
     print(thresholds)
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,7 @@ from DISYRECore.protocols import ANOFPDM_SMOOTHING, PROTOCOLS
 from DISYRECore.restore import VolumeRestorer
 from DISYRECore.scored import store_case
 from DISYRECore.slices import fit
+from DISYRECore.synthesis import CONTRASTS
 from DISYRECore.tasks.diffusion import walk_all
 from DISYRECore.volume import Volume, resample
 
@@ -91,12 +93,14 @@ class Slices:
         x: (N, Y, X) in [0, 1].
         mask, truth: (N, Y, X) bool.
         ruler: (N, Y, X), the ruler's score, made of each whole scan.
+        contrast: (N,) index into `CONTRASTS`.
     """
 
     x: Tensor
     mask: Tensor
     truth: Tensor
     ruler: Tensor
+    contrast: Tensor
 
     @property
     def sick(self) -> Tensor:
@@ -124,7 +128,8 @@ def read_slices(case: Case, model: Model, count: int) -> Slices:
     chosen = seen[((np.arange(count) + 0.5) * len(seen) / count).astype(int)] if count < len(seen) else seen
     parts = (v[chosen].float() for v in (x, mask, lesion & mask, ruler(None, x, mask).score))
     image, inside, sick, score = (fit(v, model.description.settings["shape"]) for v in parts)
-    return Slices(image, inside > 0, sick > 0, score)
+    contrast = torch.full((len(image),), CONTRASTS.index(brain.contrast))
+    return Slices(image, inside > 0, sick > 0, score, contrast)
 
 
 def read_all(folder: Path, model: Model, options: argparse.Namespace) -> Slices:
@@ -329,10 +334,18 @@ def judge_walk(walk: Walk, slices: Slices, model: Model) -> Judged:
 
 def judge_synomaly(predict: Predict, slices: Slices, model: Model) -> Judged:
     """Synomaly at its own threshold."""
-    settings = {**model.description.settings, "score": "residual"}
-    score = synomaly(predict, slices.x, slices.mask, **settings).score
-    found = without_specks(anomalous(score, settings["threshold"]))
+    score = torch.zeros_like(slices.x)
+    for where, settings in settings_by_contrast(model, slices):
+        score[where] = synomaly(predict, slices.x[where], slices.mask[where], **settings).score
+    found = without_specks(anomalous(score, model.description.settings["threshold"]))
     return Judged(score, found, found)
+
+
+def settings_by_contrast(model: Model, slices: Slices) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Which slices are of each contrast, (N,) bool, and Synomaly's settings for them, its score the residual."""
+    for index in slices.contrast.unique().tolist():
+        own = model.description.contrast_settings.get(CONTRASTS[index], {})
+        yield slices.contrast == index, {**model.description.settings, **own, "score": "residual"}
 
 
 # --- tables
@@ -383,8 +396,11 @@ def stages(model: Model, slices: Slices) -> str:
         count = int(chosen.sum())
         if count:
             predict, part = network_of(model), slices.subset(chosen)
-            synomaly(predict, part.x, part.mask, **model.description.settings)
-            on = predict.sizes[two] if len(predict.sizes) > two else 0
+            on = 0
+            for where, settings in settings_by_contrast(model, part):
+                before = len(predict.sizes)
+                synomaly(predict, part.x[where], part.mask[where], **settings)
+                on += sum(predict.sizes[before + two : before + two + 1])
             rows.append([kind, str(count), f"{sum(predict.sizes) / count:.2f}", f"{1 - on / count:.2f}"])
     return table(["slices", "number", "evaluations per slice", "share done after 2 stages"], rows)
 
