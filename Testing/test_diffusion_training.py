@@ -23,7 +23,6 @@ from DISYRECore.shapes import make_shape_bank
 from DISYRECore.tasks import diffusion
 from DISYRECore.tasks.diffusion import (
     GUIDANCES,
-    RARE,
     AnoFPDMTask,
     SynomalyTask,
     choose_guidance,
@@ -31,7 +30,6 @@ from DISYRECore.tasks.diffusion import (
     cosine_threshold,
     labels,
     predictor,
-    sign_weights,
     walk_all,
 )
 from DISYRECore.testset import synthesise_case
@@ -337,8 +335,3 @@ def test_a_config_says_steps_bound_and_flips(tmp_path: Path) -> None:
 def test_a_config_without_a_network_is_refused_in_one_sentence(labelmaps: Path, tmp_path: Path) -> None:
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
         Trainer(replace(ANOFPDM, diffusion=None), labelmaps, tmp_path, device="cpu")
-
-
-def test_changes_that_pathology_rarely_makes_in_a_contrast_count_less() -> None:
-    weights = sign_weights(("T1", "T2", "FLAIR", "free", "CT"))
-    assert weights == {"T1": {"bright": RARE}, "T2": {"dark": RARE}, "FLAIR": {"dark": RARE}}

@@ -294,6 +294,24 @@ def test_brightness_leaves_residuals_and_empty_masks_alone() -> None:
     assert bright_evidence(x, torch.zeros_like(mask)).abs().sum() == 0
 
 
+def test_changes_of_the_rare_sign_count_by_their_weight() -> None:
+    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    made = {
+        setting: disyre_v2(lambda v, _: (v * 0 + 0.5, None), x, mask, **{setting: 0.25}).score
+        for setting in ("bright", "dark")
+    }
+    change = x - 0.5
+    assert torch.allclose(made["bright"], torch.where(change > 0, 0.25 * change, -change))
+    assert torch.allclose(made["dark"], torch.where(change > 0, change, -0.25 * change))
+
+
+@pytest.mark.parametrize("weights", [{"bright": -0.1}, {"dark": -1.0}, {"bright": 0.0, "dark": 0.0}])
+def test_weights_of_signs_that_mean_nothing_are_refused(weights: dict[str, float]) -> None:
+    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    with pytest.raises(DisyreError, match="weighted"):
+        disyre_v2(lambda v, _: (v, None), x, mask, **weights)
+
+
 def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:
     watched = Recorder(corrupted.oracle)
     made = METHODS["dae"](watched, corrupted.x, corrupted.mask)

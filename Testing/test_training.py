@@ -24,12 +24,14 @@ from DISYRECore.shapes import ShapeBank, make_shape_bank
 from DISYRECore.synthesis import BRIGHTENED, CONTRASTS, draw_scan, fluid_mask, render_scan
 from DISYRECore.tasks import restoration
 from DISYRECore.tasks.restoration import (
+    RARE,
     VALIDATION_SEED,
     Batch,
     RestorationTask,
     SyntheticBatches,
     hide_health,
     restoration_loss,
+    sign_weights,
     slice_dice_loss,
     small_region_weight,
 )
@@ -457,3 +459,8 @@ def test_batches_are_split_without_loss(batches: SyntheticBatches) -> None:
     assert [len(part.step) for part in parts] == [3, 3, 1]
     for name, value in vars(batch).items():
         np.testing.assert_array_equal(torch.cat([getattr(part, name) for part in parts]), value)
+
+
+def test_changes_that_pathology_rarely_makes_in_a_contrast_count_less() -> None:
+    weights = sign_weights(("T1", "T2", "FLAIR", "free", "CT"))
+    assert weights == {"T1": {"bright": RARE}, "T2": {"dark": RARE}, "FLAIR": {"dark": RARE}}

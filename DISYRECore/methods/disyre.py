@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DISYRECore.filters import blur_within
-from DISYRECore.methods.restoration import PROBABILITIES, Restoration, Restore, bright_evidence, combine, raised
+from DISYRECore.methods.restoration import (
+    PROBABILITIES,
+    Restoration,
+    Restore,
+    bright_evidence,
+    combine,
+    departure_by_sign,
+    raised,
+)
 from DISYRECore.schedule import STEPS, severity_of, step_of
 
 
@@ -28,6 +36,8 @@ def disyre_v2(
     zoom: float = 1.0,
     smooth: float = 0.0,
     brightness: float = 0.0,
+    bright: float = 1.0,
+    dark: float = 1.0,
     score: str = "residual",
     direction: str = "monotone",
 ) -> Restoration:
@@ -37,16 +47,16 @@ def disyre_v2(
 
     With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right and magnified by
     `zoom`, since the network sees larger anomalies better. The restored image is the mean of all restorations,
-    clipped to [0, 1]. Two more are ours. With `smooth`, the residual and the logit of the region become their means
+    clipped to [0, 1]. Three more are ours. With `smooth`, the residual and the logit of the region become their means
     over a Gaussian neighbourhood of that many voxels, so that what one slice alone marks fades. With `brightness`,
     scores that are probabilities gain that much of `bright_evidence`: for FLAIR, where healthy fluid is dark and most
-    lesions are bright.
+    lesions are bright. With `bright` or `dark` below 1, changes of that sign count less, see `departure_by_sign`.
     """
     steps = step_of(torch.tensor(severities), direction).tolist()
     outputs = [restore(x, int(step)) for step in steps]
     if mirror:
         outputs += [_restore_mirrored(restore, x, int(step), zoom) for step in steps]
-    residual = torch.stack([(x - restored).abs() for restored, _ in outputs]).mean(0)
+    residual = torch.stack([departure_by_sign(x - restored, bright, dark) for restored, _ in outputs]).mean(0)
     restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
     region = _mean_region(outputs)
     if smooth > 0:

@@ -36,6 +36,19 @@ class Restoration:
     restored: Tensor
 
 
+def departure_by_sign(change: Tensor, bright: float = 1.0, dark: float = 1.0) -> Tensor:
+    """Size of changes x - P: those to what is brighter than restored count `bright`, the others `dark`.
+
+    1 and 1 give the plain size, as published; less is meant for the sign that pathology rarely has in a contrast.
+
+    Raises:
+        DisyreError: A weight is negative, or both are 0.
+    """
+    if min(bright, dark) < 0 or max(bright, dark) == 0:
+        raise DisyreError("Bright and dark changes are weighted by 0 or more, and not both by 0.")
+    return torch.where(change > 0, bright * change, -dark * change)
+
+
 def combine(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
     """Residual r, region probability p, or both (`fused`): what is marked counts more where it would be changed.
 

@@ -33,7 +33,7 @@ from DISYRECore.diffusion import (
     to_unsigned,
 )
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods.restoration import Restoration
+from DISYRECore.methods.restoration import Restoration, departure_by_sign
 from DISYRECore.noise import blur
 
 SCHEDULE = "cosine"
@@ -92,7 +92,6 @@ def synomaly(
         DisyreError: A setting that does not exist.
     """
     _check(step, kernel, fusion_kernel, fusion, score, stages, draws)
-    _check_weights(bright, dark)
     wide, place = frame(to_signed(x), shape)
     depart = partial(departure, bright=bright, dark=dark)
     fusing = fusion_kernel, fusion_threshold, fusion
@@ -146,12 +145,11 @@ def antithetic(shape: torch.Size, count: int, generator: Generator) -> Iterator[
 def departure(x: Tensor, restored: Tensor, kernel: int, bright: float = 1.0, dark: float = 1.0) -> Tensor:
     """D: difference of the blurred slices (Z, Y, X), weighted by its sign.
 
-    A `kernel` of k pixels has sigma = .3 ((k - 1) / 2 - 1) + .8. Where x is brighter than what was restored D counts
-    `bright`, where it is darker `dark`: 1 as published; the weights are an own addition.
+    A `kernel` of k pixels has sigma = .3 ((k - 1) / 2 - 1) + .8. The weights are an own addition, see
+    `restoration.departure_by_sign`.
     """
     sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-    change = blur(x - restored, sigma, kernel // 2)
-    return torch.where(change > 0, bright * change, -dark * change)
+    return departure_by_sign(blur(x - restored, sigma, kernel // 2), bright, dark)
 
 
 def anomalous(change: Tensor, threshold: float) -> Tensor:
@@ -189,8 +187,3 @@ def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, 
     for value, known in ((fusion, FUSIONS), (score, SCORES)):
         if value not in known:
             raise DisyreError(f"Synomaly has no choice '{value}'; choose one of {', '.join(known)}.")
-
-
-def _check_weights(bright: float, dark: float) -> None:
-    if min(bright, dark) < 0 or max(bright, dark) == 0:
-        raise DisyreError("Synomaly counts bright and dark changes by weights from 0 up, one of them above 0.")

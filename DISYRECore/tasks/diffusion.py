@@ -43,8 +43,7 @@ from DISYRECore.profiles import BRAIN_MRI
 from DISYRECore.recipe import TrainingSettings
 from DISYRECore.shapes import make_shape_bank
 from DISYRECore.slices import ImageSlices, SlicePool, read_pool
-from DISYRECore.synthesis import BRIGHTENED
-from DISYRECore.tasks.restoration import Batch, SyntheticBatches, bank
+from DISYRECore.tasks.restoration import Batch, SyntheticBatches, bank, sign_weights
 
 VALIDATION_SLICES, VALIDATION_SEED = 64, 10_000_019
 WALK_STEPS = 30
@@ -55,8 +54,6 @@ ALLOWED_LOSS = 0.99
 COSINE_QUANTILES = np.linspace(0.005, 0.095, 100)
 NOISE_STEPS, KERNELS = (100, 150, 200, 250, 300), (3, 5, 7, 11, 15)
 THRESHOLDS = np.arange(0.1, 0.46, 0.05)
-RARE = 0.25
-"""What `synomaly` counts of a change of the sign that pathology rarely has in a contrast."""
 
 
 @dataclass(frozen=True)
@@ -368,9 +365,3 @@ def _describe(settings: TrainingSettings, step: int, found: dict[str, Any]) -> M
         training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
         contrast_settings=sign_weights(s.contrasts_once) if s.task == "synomaly" else {},
     )
-
-
-def sign_weights(contrasts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Settings of `synomaly` for each contrast that pathology mostly brightens or mostly darkens, see `RARE`."""
-    shares = {contrast: BRIGHTENED.get(contrast, 0.5) for contrast in contrasts}
-    return {c: {"bright" if share < 0.5 else "dark": RARE} for c, share in shares.items() if share != 0.5}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ BY_CONTRAST: dict[str, dict[str, Any]] = {
     "FLAIR": {"zoom": 1.2, "brightness": 1.0},
 }
 """Settings of `methods.disyre_v2` that measured best on synthetic validation scans; those of a contrast go first."""
+
+RARE = 0.25
+"""What a change counts whose sign pathology rarely has in a contrast."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,8 @@ class RestorationTask:
         """Description of the model as it stands; thresholds come with calibration."""
         s, marks = self.settings, self.settings.network.region
         ensemble = ENSEMBLE | {"score": "fused" if marks else "residual"}
-        by_contrast = {c: values for c, values in BY_CONTRAST.items() if marks and c in s.contrasts_once}
+        signs = sign_weights(s.contrasts_once) if marks else {}
+        by_contrast = {c: BY_CONTRAST.get(c, {}) | weights for c, weights in signs.items()}
         return ModelDescription(
             id=s.name,
             title=s.title,
@@ -211,6 +215,12 @@ class RestorationTask:
             training={"data": s.data, "licence": s.licence, "steps": step, "batch": s.batch, "seed": s.seed},
             contrast_settings=by_contrast,
         )
+
+
+def sign_weights(contrasts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of a method for each contrast that pathology mostly brightens or mostly darkens, see `RARE`."""
+    shares = {contrast: BRIGHTENED.get(contrast, 0.5) for contrast in contrasts}
+    return {c: {"bright" if share < 0.5 else "dark": RARE} for c, share in shares.items() if share != 0.5}
 
 
 def bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
