@@ -63,7 +63,7 @@ class CorruptionSettings:
         anywhere: Whether anomalies are centred on any brain voxel of a slab, not only on its middle slice.
         as_tissue: Share of the flat anomalies that stand out like another tissue, as fluid does in white matter:
             edges of `SHARP_MM` at most, full severity, and a level anywhere between what they cover and the brightest
-            voxel of the slab, or 0. Without them all small anomalies are faint, and strong ones are taken for sulci.
+            voxel of the slab, or 0, rather further than nearer. Without them hardly any small anomaly is strong.
         visible: A voxel belongs to the corrupted region when the smoothed change is at least this large.
     """
 
