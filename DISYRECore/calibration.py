@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -171,10 +170,7 @@ def make_profile(detector: Detector, site: str, brains: Iterable[PreparedBrain],
     return SiteProfile(
         site=site,
         model=detector.model.description.id,
-        model_sha256=detector.model.sha256,
-        method=detector.method,
-        settings=json.loads(json.dumps(detector.settings)),
-        normalise=detector.model.description.normalise,
+        **detector.basis(),
         rate=rate,
         thresholds={name: _checked(site_threshold(some, rate), name, detector) for name, some in ladders.items()},
         disyre=__version__,

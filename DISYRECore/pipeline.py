@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ class Detector:
         if self.model is None:
             raise DisyreError("The ruler has no model and no site profiles; leave --site out.")
         profile = load_site(model, name)
-        if not profile.fits(self.model.sha256, self.model.description.normalise, self.method, self.settings):
+        if not profile.fits(self.basis()):
             raise DisyreError(f"The site profile '{name}' was made with another model or method; calibrate again.")
         return profile
 
@@ -166,9 +167,26 @@ class Detector:
 
     def settings_for(self, contrast: str) -> dict[str, Any]:
         """Settings of the method for a contrast."""
+        return self.settings | self.contrast_settings.get(contrast, {})
+
+    @property
+    def contrast_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings that some contrasts have besides; none for a method that is not the model's own."""
         if self.model is None or self.method != self.model.description.method:
-            return self.settings
-        return self.settings | self.model.description.contrast_settings.get(contrast, {})
+            return {}
+        return self.model.description.contrast_settings
+
+    def basis(self) -> dict[str, Any]:
+        """What scores depend on, by the names of `sites.SiteProfile`; for methods that have a model."""
+        assert self.model
+        made = {
+            "model_sha256": self.model.sha256,
+            "method": self.method,
+            "settings": self.settings,
+            "contrast_settings": self.contrast_settings,
+            "normalise": self.model.description.normalise,
+        }
+        return dict(json.loads(json.dumps(made)))
 
     def shown(self, contrast: str) -> tuple[float, float]:
         """Score that is shown as 1, and the default threshold on the score shown, for a contrast."""

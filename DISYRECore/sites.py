@@ -47,7 +47,7 @@ class SiteProfile:
         site: Its name.
         model, model_sha256: What the thresholds belong to.
         method: Likewise.
-        settings: Of the method.
+        settings, contrast_settings: Of the method, for all contrasts and for some.
         normalise: See `model.ModelDescription`.
         rate: Share of healthy voxels above the thresholds.
         thresholds: By contrast.
@@ -63,11 +63,11 @@ class SiteProfile:
     rate: float
     thresholds: dict[str, SiteThreshold] = field(default_factory=dict)
     disyre: str = ""
+    contrast_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def fits(self, model_sha256: str, normalise: dict[str, str], method: str, settings: dict[str, Any]) -> bool:
-        """Whether the thresholds belong to this model, method and settings."""
-        own = (self.model_sha256, self.normalise, self.method, self.settings)
-        return own == (model_sha256, normalise, method, json.loads(json.dumps(settings)))
+    def fits(self, basis: dict[str, Any]) -> bool:
+        """Whether the thresholds belong to this model, method and settings, see `pipeline.Detector.basis`."""
+        return all(getattr(self, name) == value for name, value in basis.items())
 
     def shown(self, contrast: str) -> tuple[float, float]:
         """Score that is shown as 1, and the threshold on the score shown."""

@@ -28,7 +28,13 @@ def ladder(seed: int, scale: float = 1.0) -> np.ndarray:
     return np.quantile(np.random.default_rng(seed).gamma(1, scale, 40_000), LADDER)
 
 
-def save_tiny(folder: Path, method: str = "disyre-v2", score: str = "region", normalise: str = "robust") -> None:
+def save_tiny(
+    folder: Path,
+    method: str = "disyre-v2",
+    score: str = "region",
+    normalise: str = "robust",
+    own: dict[str, dict[str, float]] | None = None,
+) -> None:
     torch.manual_seed(0)
     network = RestorationNetwork(TINY)
     for weights in network.parameters():
@@ -45,6 +51,7 @@ def save_tiny(folder: Path, method: str = "disyre-v2", score: str = "region", no
         score_scale={"T1": 1.0},
         thresholds={"T1": 0.5},
         normalise=dict.fromkeys(("T1", "T2", "FLAIR"), normalise),
+        contrast_settings=own or {},
     )
     save_model(folder, description, network.state_dict())
 
@@ -173,6 +180,9 @@ def test_a_profile_of_another_model_is_refused(healthy: Path, models: Path, caps
     with pytest.raises(DisyreError, match="another model or method"):
         Detector("tiny", "disyre", "cpu", site="here")
     save_tiny(models / "tiny", normalise="none")
+    with pytest.raises(DisyreError, match="another model or method"):
+        Detector("tiny", device="cpu", site="here")
+    save_tiny(models / "tiny", own={"T1": {"zoom": 1.2}})
     with pytest.raises(DisyreError, match="another model or method"):
         Detector("tiny", device="cpu", site="here")
     with pytest.raises(DisyreError, match="known: here"):
