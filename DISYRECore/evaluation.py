@@ -520,7 +520,7 @@ def _identity(detector: Detector) -> dict[str, Any]:
         "normalise": model.description.normalise if model else {},
         "nominal_rate": model.description.false_positive_rate if model else None,
         "settings": detector.settings,
-        "contrast_settings": model.description.contrast_settings if model else {},
+        "contrast_settings": detector.contrast_settings,
         "site": detector.site.site if detector.site else None,
     }
 

@@ -158,11 +158,10 @@ class Detector:
     def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
         """What the method itself makes of a brain, without any post-processing; also returns warnings."""
         x, mask = brain.tensors()
-        restore = None
+        settings, restore = self.settings_for(brain.contrast), None
         if self.model is not None:
-            calls = evaluations(self.method, self.settings)
-            restore = VolumeRestorer(self.model.network, self.batch, calls, progress)
-        made = METHODS[self.method](restore, x, mask, **self.settings_for(brain.contrast))
+            restore = VolumeRestorer(self.model.network, self.batch, evaluations(self.method, settings), progress)
+        made = METHODS[self.method](restore, x, mask, **settings)
         return made, restore.warnings if restore else []
 
     def settings_for(self, contrast: str) -> dict[str, Any]:
