@@ -251,6 +251,19 @@ def test_stages_tell_how_many_clean_slices_stop_early(models: dict[str, Path], m
     assert cells[1] == ["with a lesion", "3", "2.00", "1.00"]
 
 
+def test_slices_of_each_contrast_have_its_settings() -> None:
+    slices, _ = phantom()
+    slices = replace(slices, contrast=torch.tensor([0, 2, 0, 2, 2, 0]))
+    model = load_model("brain-synomaly")
+    found = {tuple(where.nonzero()[:, 0].tolist()): s for where, s in benchmark.settings_by_contrast(model, slices)}
+    assert found.keys() == {(0, 2, 5), (1, 3, 4)}
+    t1, flair = found[0, 2, 5], found[1, 3, 4]
+    assert (t1["bright"], t1["stages"]) == (0.25, 3)
+    assert flair["dark"] == 0.25
+    assert "stages" not in flair
+    assert t1["threshold"] == flair["threshold"]
+
+
 def test_evaluations_are_counted_slice_by_slice() -> None:
     network = benchmark.Counted(lambda x, *told: (x, None))
     network(torch.zeros(3, 2, 2), 1)
