@@ -62,9 +62,13 @@ def _strip(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from DISYRECore.recipe import read_config
+    from DISYRECore.tasks.spots import train_spots
     from DISYRECore.training import Trainer
 
     settings = read_config(Path(options.config))
+    if settings.task == "spots":
+        train_spots(settings, Path(options.labelmaps), Path(options.output), options.device)
+        return 0
     run = Trainer(settings, Path(options.labelmaps), Path(options.output), options.device)
     run.run()
     run.close()

@@ -19,14 +19,20 @@ from DISYRECore.extraction import ExtractionNetwork, ExtractionSettings
 from DISYRECore.files import resources
 from DISYRECore.methods import DIFFUSION, OWN_MODELS
 from DISYRECore.networks import NetworkSettings, RestorationNetwork, network_settings
+from DISYRECore.spots import SpotNetwork, SpotSettings, spot_settings
 from DISYRECore.weights import read_weights, write_weights
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 DEFAULT_MODEL = "brain-restoration"
 BRAIN_MRI = "brain-mri"
-Settings = NetworkSettings | ExtractionSettings | DiffusionSettings
-Network = RestorationNetwork | ExtractionNetwork | DiffusionNetwork
-EXTRACTION_MODEL = "brain-extraction"
+Settings = NetworkSettings | ExtractionSettings | DiffusionSettings | SpotSettings
+Network = RestorationNetwork | ExtractionNetwork | DiffusionNetwork | SpotNetwork
+HELPERS = ("extraction", "spots")
+"""What models do that detect nothing by themselves."""
+
+EXTRACTION_MODEL, SPOT_MODEL = "brain-extraction", "brain-spots"
+SPOTS = "spots"
+"""Setting of a contrast: the small anomalies that `SPOT_MODEL` marks count too, see `pipeline.Detector.unsmoothed`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class ModelDescription:
         id: Name of the folder.
         title: One line for people.
         version: Of the weights.
-        method: Default method; ``extraction`` for models that extract the brain.
+        method: Default method; one of `HELPERS` for models that help others.
         settings: Settings of the method, for example the severities of its ensemble.
         contrast_settings: Settings that a contrast has besides, or instead.
         network: Settings of the network.
@@ -75,15 +81,18 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its description, its network in evaluation mode, and the hash of its weights."""
+    """A loaded model: its description, its networks in evaluation mode, and the hash of their weights."""
 
     description: ModelDescription
     network: RestorationNetwork | DiffusionNetwork
     sha256: str
+    spots: SpotNetwork | None = None
 
     def to(self, device: torch.device) -> Model:
-        """Moves the network to `device`."""
+        """Moves the networks to `device`."""
         self.network.to(device)
+        if self.spots is not None:
+            self.spots.to(device)
         return self
 
 
@@ -99,7 +108,7 @@ def list_models() -> list[ModelDescription]:
     for place in model_folders():
         for path in sorted(place.glob(f"*/{DESCRIPTION}")):
             found.setdefault(path.parent.name, read_description(path.parent))
-    return [one for one in found.values() if one.method != "extraction"]
+    return [one for one in found.values() if one.method not in HELPERS]
 
 
 def model_for(method: str | None, profile: str | None = None) -> str:
@@ -159,6 +168,8 @@ def _settings(method: str, values: dict[str, Any]) -> Settings:
         return diffusion_settings(values)
     if method == "extraction":
         return ExtractionSettings(**{**values, "channels": tuple(values["channels"])})
+    if method == "spots":
+        return spot_settings(values)
     return network_settings(values)
 
 
@@ -168,6 +179,8 @@ def build_network(settings: Settings) -> Network:
         return DiffusionNetwork(settings)
     if isinstance(settings, ExtractionSettings):
         return ExtractionNetwork(settings)
+    if isinstance(settings, SpotSettings):
+        return SpotNetwork(settings)
     return RestorationNetwork(settings)
 
 
@@ -182,7 +195,27 @@ def load_model(name: str = DEFAULT_MODEL, device: torch.device | str = "cpu") ->
     network = _load_network(folder, description, device)
     if isinstance(network, ExtractionNetwork):
         raise DisyreError(f"The model '{description.id}' finds brains, not anomalies; choose another one.")
-    return Model(description, network, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+    if isinstance(network, SpotNetwork):
+        raise DisyreError(f"The model '{description.id}' only helps others to find anomalies; choose another one.")
+    weights = (folder / WEIGHTS).read_bytes()
+    if not any(SPOTS in settings for settings in description.contrast_settings.values()):
+        return Model(description, network, hashlib.sha256(weights).hexdigest())
+    spots, more = _load_spots(description.spacing_mm, device)
+    return Model(description, network, hashlib.sha256(weights + more).hexdigest(), spots)
+
+
+def _load_spots(spacing_mm: float, device: torch.device | str) -> tuple[SpotNetwork, bytes]:
+    """The network for small anomalies and its weights as they are stored.
+
+    Raises:
+        DisyreError: It is missing or damaged, or works at another spacing.
+    """
+    folder = find_model(SPOT_MODEL)
+    description = read_description(folder)
+    network = _load_network(folder, description, device)
+    if not isinstance(network, SpotNetwork) or description.spacing_mm != spacing_mm:
+        raise DisyreError(f"The model '{SPOT_MODEL}' does not mark small anomalies on this grid; install it again.")
+    return network, (folder / WEIGHTS).read_bytes()
 
 
 def load_extractor(

@@ -24,12 +24,14 @@ from scipy import ndimage
 from DISYRECore.errors import DisyreError
 from DISYRECore.findings import Finding, label_findings
 from DISYRECore.methods import METHODS, NEEDS_NO_MODEL, OWN_MODELS, Restoration, evaluations
-from DISYRECore.model import DEFAULT_MODEL, Model, load_model, model_for
+from DISYRECore.methods.restoration import PROBABILITIES, either
+from DISYRECore.model import DEFAULT_MODEL, SPOTS, Model, load_model, model_for
 from DISYRECore.networks import pick_device
 from DISYRECore.prepare import PreparedBrain
 from DISYRECore.profiles import BRAIN_MRI, ULTRASOUND, Profile, find_profile
 from DISYRECore.restore import Progress, VolumeRestorer, silent
 from DISYRECore.sites import SiteProfile, load_site
+from DISYRECore.spots import spot_logit
 from DISYRECore.standardise import standardise
 from DISYRECore.version import __version__
 from DISYRECore.volume import Volume
@@ -156,17 +158,33 @@ class Detector:
         return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
 
     def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
-        """What the method itself makes of a brain, without any post-processing; also returns warnings."""
+        """What the method itself makes of a brain, without any post-processing; also returns warnings.
+
+        Where a contrast has the setting `spots`, an offset b, a score that is a probability p becomes that of an
+        anomaly which the method or the network of `spots`, whose logit is l, marks: 1 - (1 - p)(1 - sigmoid(l + b)).
+        """
         x, mask = brain.tensors()
         settings, restore = self.settings_for(brain.contrast), None
         if self.model is not None:
             restore = VolumeRestorer(self.model.network, self.batch, evaluations(self.method, settings), progress)
         made = METHODS[self.method](restore, x, mask, **settings)
+        offset = self.spot_offset(brain.contrast)
+        if offset is not None:
+            assert self.model is not None
+            assert self.model.spots is not None
+            small = torch.sigmoid(spot_logit(self.model.spots, x, mask, brain.contrast) + offset)
+            made = replace(made, score=either(made.score, small) * mask)
         return made, restore.warnings if restore else []
 
     def settings_for(self, contrast: str) -> dict[str, Any]:
         """Settings of the method for a contrast."""
-        return self.settings | self.contrast_settings.get(contrast, {})
+        settings = self.settings | self.contrast_settings.get(contrast, {})
+        return {name: value for name, value in settings.items() if name != SPOTS}
+
+    def spot_offset(self, contrast: str) -> float | None:
+        """What is added to the logit of small anomalies of a contrast, or None where they do not count."""
+        listens = self.settings.get("score") in PROBABILITIES
+        return self.contrast_settings.get(contrast, {}).get(SPOTS) if listens else None
 
     @property
     def contrast_settings(self) -> dict[str, dict[str, Any]]:
@@ -279,6 +297,7 @@ class Detector:
             "profile": self.kind,
             "site": self.site.site if self.site else None,
             "settings": self.settings_for(brain.contrast),
+            "spot_offset": self.spot_offset(brain.contrast),
             "device": str(self.device),
             "score_scale": self.shown(brain.contrast)[0],
             "threshold": threshold,

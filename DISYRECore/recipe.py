@@ -16,7 +16,7 @@ from DISYRECore.networks import NetworkSettings, network_settings
 from DISYRECore.noise import NoiseSettings
 from DISYRECore.weights import BITS
 
-TASK_NAMES = ("restoration", "denoising", "extraction", "anofpdm", "synomaly")
+TASK_NAMES = ("restoration", "denoising", "extraction", "anofpdm", "synomaly", "spots")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TrainingSettings:
     Attributes:
         name: Id of the model that comes out.
         task: What is learnt, ``restoration``, ``denoising`` (the baseline `dae`),
-            ``extraction`` (the brain in a whole head), ``anofpdm`` or ``synomaly``.
+            ``extraction`` (the brain in a whole head), ``anofpdm``, ``synomaly`` or ``spots`` (small anomalies).
         title: One line for people.
         train, validation: File patterns of label maps, relative to the label map folder.
         network: Settings of the network; `size` names a base.
@@ -46,7 +46,8 @@ class TrainingSettings:
         contrasts: Contrasts of the synthetic scans; those named twice are drawn twice as often.
         spacing_mm: Spacing of the model grid.
         slice_shape: Points (Y, X) of a training slice.
-        batch: Slices per step, over all processes.
+        batch: Slices per step, over all processes; voxels of ``spots``.
+        brains: Whole brains that each perceptron of ``spots`` is fitted to.
         variants: Further brains made of each training map, see `atrophy`.
         reuse: How many times each healthy slice is corrupted within a step.
         steps: Length of the run.
@@ -83,6 +84,7 @@ class TrainingSettings:
     spacing_mm: float = 1.5
     slice_shape: tuple[int, int] = (128, 112)
     batch: int = 32
+    brains: int = 1200
     reuse: int = 2
     variants: int = 0
     steps: int = 10000

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from DISYRECore.files import resources
 
-AUTOMATIC, EXTRACTION = "auto", "extraction"
+AUTOMATIC = "auto"
+HELPERS = ("extraction", "spots")
+"""What models do that detect nothing by themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def installed_models() -> list[InstalledModel]:
 def _read(path: Path) -> InstalledModel | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["method"] == EXTRACTION:
+        if values["method"] in HELPERS:
             return None
         megabytes = (path.parent / "weights.safetensors").stat().st_size / 1e6
         training = values.get("training", {})

@@ -71,6 +71,11 @@ def raised(probability: Tensor, log_odds: Tensor) -> Tensor:
     return torch.sigmoid(torch.logit(probability, eps=1e-6) + log_odds)
 
 
+def either(one: Tensor, other: Tensor) -> Tensor:
+    """Probability of an anomaly that one or the other of two independent readers marks: 1 - (1 - p)(1 - q)."""
+    return one + other - one * other
+
+
 def bright_evidence(x: Tensor, mask: Tensor) -> Tensor:
     """Log odds of the rank q of each voxel's intensity in the brain, (Z, Y, X):
 

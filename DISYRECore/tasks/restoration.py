@@ -16,7 +16,7 @@ from DISYRECore.anatomy import AnatomyBank, load_anatomies
 from DISYRECore.corruption import Corrupted, apply_corruption, draw_corruption
 from DISYRECore.methods.dae import coarse_noise
 from DISYRECore.metrics import average_precision
-from DISYRECore.model import ModelDescription
+from DISYRECore.model import SPOTS, ModelDescription
 from DISYRECore.networks import RestorationNetwork, mixed_precision, zero_output
 from DISYRECore.recipe import TrainingSettings
 from DISYRECore.schedule import step_of
@@ -42,6 +42,9 @@ BY_CONTRAST: dict[str, dict[str, Any]] = {
     "FLAIR": {"zoom": 1.2, "brightness": 1.0},
 }
 """Settings of `methods.disyre_v2` that measured best on synthetic validation scans; those of a contrast go first."""
+
+SPOT_OFFSET, SPOT_SPACING_MM = {"T1": 2.0, "T2": 2.0}, 1.5
+"""What is added to the logit of small anomalies in contrasts that gain by them, and the spacing of their network."""
 
 RARE = 0.25
 """What a change counts whose sign pathology rarely has in a contrast."""
@@ -203,6 +206,9 @@ class RestorationTask:
         ensemble = ENSEMBLE | {"score": "fused" if marks else "residual"}
         signs = sign_weights(s.contrasts_once) if marks else {}
         by_contrast = {c: BY_CONTRAST.get(c, {}) | weights for c, weights in signs.items()}
+        if s.spacing_mm == SPOT_SPACING_MM:
+            for contrast in by_contrast.keys() & SPOT_OFFSET.keys():
+                by_contrast[contrast][SPOTS] = SPOT_OFFSET[contrast]
         return ModelDescription(
             id=s.name,
             title=s.title,
