@@ -27,7 +27,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation_report import Pictures, write_evaluation
 from DISYRECore.files import check_writable
 from DISYRECore.findings import write_text
-from DISYRECore.methods import OWN_MODELS
+from DISYRECore.methods import OWN_MODELS, Restoration
 from DISYRECore.metrics import (
     LesionCounts,
     binned_ap,
@@ -40,7 +40,7 @@ from DISYRECore.metrics import (
     recall_at,
 )
 from DISYRECore.model import DEFAULT_MODEL, list_models, model_for
-from DISYRECore.pipeline import SMALLEST_ML, Detector, smooth
+from DISYRECore.pipeline import SMALLEST_ML, Detector
 from DISYRECore.pooled import (
     PooledCurve,
     SortedCase,
@@ -171,19 +171,23 @@ def _score(detector: Detector, case: Case) -> tuple[Volume, np.ndarray, dict[str
     scan, truth, mask = case.load()
     brain = prepare(scan, detector.spacing_mm, mask, case.contrast if case.contrast in KNOWN_CONTRASTS else None)
     made, _ = detector.unsmoothed(brain)
-    maps = {name: brain.to_native(score).voxels for name, score in _variants(detector, made.score, brain).items()}
+    maps = {name: brain.to_native(score).voxels for name, score in _variants(detector, made, brain).items()}
     if not all(np.isfinite(score).all() for score in maps.values()):
         raise DisyreError(f"{case.name}: the anomaly scores contain NaN; check the scan and the model.")
     return scan, truth, maps, brain
 
 
-def _variants(detector: Detector, score: torch.Tensor, brain: PreparedBrain) -> dict[str, torch.Tensor]:
+def _variants(detector: Detector, made: Restoration, brain: PreparedBrain) -> dict[str, torch.Tensor]:
     """The score with each kind of post-processing, on the model grid."""
     mask = brain.tensors()[1]
-    median = detector.standardise(smooth(score), brain)
+    median = detector.finish(made, brain)
     depth_mm = ndimage.distance_transform_edt(mask.numpy(), sampling=brain.image.spacing_mm[::-1])
     core = torch.from_numpy(depth_mm > RIM_MM)
-    return {"none": detector.standardise(score, brain), USED: median, f"{USED}, rim of 3 mm at 0": median * core}
+    return {
+        "none": detector.finish(made, brain, median=False),
+        USED: median,
+        f"{USED}, rim of 3 mm at 0": median * core,
+    }
 
 
 def _store_for(stores: dict[str, SortedScores], folder: Path, variant: str) -> SortedScores:

@@ -32,7 +32,7 @@ HELPERS = ("extraction", "spots")
 
 EXTRACTION_MODEL, SPOT_MODEL = "brain-extraction", "brain-spots"
 SPOTS = "spots"
-"""Setting of a contrast: the small anomalies that `SPOT_MODEL` marks count too, see `pipeline.Detector.unsmoothed`."""
+"""Setting of a contrast: the small anomalies that `SPOT_MODEL` marks count too, see `pipeline.Detector.finish`."""
 
 
 @dataclass(frozen=True)

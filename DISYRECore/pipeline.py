@@ -149,7 +149,18 @@ class Detector:
         The score is smoothed by a 3 x 3 x 3 median, the same for every method, and brought to the model's scale.
         """
         made, warnings = self.unsmoothed(brain, progress)
-        return Restoration(self.standardise(smooth(made.score), brain), made.restored), warnings
+        return Restoration(self.finish(made, brain), made.restored), warnings
+
+    def finish(self, made: Restoration, brain: PreparedBrain, median: bool = True) -> torch.Tensor:
+        """The score (Z, Y, X) of what `unsmoothed` made: smoothed by the median, standardised, and with the small ones.
+
+        Where they count, a probability p becomes that of an anomaly which the method or the network of `spots`, whose
+        logit is l, marks: 1 - (1 - p)(1 - sigmoid(l + b)), with the offset b of the contrast, see `spot_offset`.
+        """
+        score = self.standardise(smooth(made.score) if median else made.score, brain)
+        if made.small is None:
+            return score
+        return either(score, smooth(made.small) if median else made.small) * brain.tensors()[1]
 
     def standardise(self, score: torch.Tensor, brain: PreparedBrain) -> torch.Tensor:
         """A score map (Z, Y, X) on the scale that the model asks for, 0 outside the brain."""
@@ -158,11 +169,7 @@ class Detector:
         return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
 
     def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
-        """What the method itself makes of a brain, without any post-processing; also returns warnings.
-
-        Where a contrast has the setting `spots`, an offset b, a score that is a probability p becomes that of an
-        anomaly which the method or the network of `spots`, whose logit is l, marks: 1 - (1 - p)(1 - sigmoid(l + b)).
-        """
+        """What the method itself makes of a brain, without any post-processing; also returns warnings."""
         x, mask = brain.tensors()
         settings, restore = self.settings_for(brain.contrast), None
         if self.model is not None:
@@ -172,8 +179,8 @@ class Detector:
         if offset is not None:
             assert self.model is not None
             assert self.model.spots is not None
-            small = torch.sigmoid(spot_logit(self.model.spots, x, mask, brain.contrast) + offset)
-            made = replace(made, score=either(made.score, small) * mask)
+            logit = spot_logit(self.model.spots, x, mask, brain.contrast)
+            made = replace(made, small=torch.sigmoid(logit + offset) * mask)
         return made, restore.warnings if restore else []
 
     def settings_for(self, contrast: str) -> dict[str, Any]:

@@ -30,10 +30,12 @@ class Restoration:
     Attributes:
         score: (Z, Y, X) anomaly score, 0 or more, 0 outside the brain.
         restored: (Z, Y, X) in [0, 1], the image restored towards healthy anatomy.
+        small: (Z, Y, X) probability of a small anomaly, of another reader; None where there is none.
     """
 
     score: Tensor
     restored: Tensor
+    small: Tensor | None = None
 
 
 def departure_by_sign(change: Tensor, bright: float = 1.0, dark: float = 1.0) -> Tensor:

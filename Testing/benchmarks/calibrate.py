@@ -4,7 +4,7 @@
 
 T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
 no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17. What a method itself does not
-take for anomalous lies below every threshold.
+take for anomalous lies below every threshold, but for standardised scores, which have a scale of their own.
 """
 
 from __future__ import annotations
@@ -60,10 +60,9 @@ def main() -> None:
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)
     brains = {contrast: scans for contrast, scans in brains.items() if contrast in description.contrasts}
-    thresholds = {
-        name: max(healthy_threshold(detector, scans, options.rate), own_threshold(detector.settings_for(name)))
-        for name, scans in brains.items()
-    }
+    thresholds = {name: healthy_threshold(detector, scans, options.rate) for name, scans in brains.items()}
+    for name in thresholds.keys() - {name for name, kind in how.items() if kind != "none"}:
+        thresholds[name] = max(thresholds[name], own_threshold(detector.settings_for(name)))
     write_thresholds(options.model, thresholds, options.rate, "T1: real healthy scans; T2, FLAIR: synthetic", how)
     print(thresholds)
 
