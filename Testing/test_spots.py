@@ -449,4 +449,4 @@ def test_new_models_listen_where_the_grid_is_that_of_the_bundled_helper(labelmap
         task = restoration.RestorationTask(
             replace(settings, spacing_mm=spacing_mm), labelmaps, torch.device("cpu"), False
         )
-        assert ("spots" in task.describe(1).contrast_settings["T2"]) is listens
+        assert ("spots" in task.describe(1).contrast_settings["T1"]) is listens

@@ -43,7 +43,7 @@ BY_CONTRAST: dict[str, dict[str, Any]] = {
 }
 """Settings of `methods.disyre_v2` that measured best on synthetic validation scans; those of a contrast go first."""
 
-SPOT_OFFSET, SPOT_SPACING_MM = {"T1": 2.0, "T2": 1.0}, 1.5
+SPOT_OFFSET, SPOT_SPACING_MM = {"T1": 2.0}, 1.5
 """What is added to the logit of small anomalies in contrasts that gain by them, and the spacing of their network."""
 
 RARE = 0.25
