@@ -20,6 +20,9 @@ SCALES = (1.0, 1.5)
 COUNT = 1 + 6 * len(SCALES)
 """Invariants of a voxel."""
 
+FINER_LEVEL, WIDER_LEVEL = 1, 7
+"""Where the levels at the two scales are among them."""
+
 REACH = 3.0
 """Of a Gaussian, in standard deviations."""
 

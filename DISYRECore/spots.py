@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from DISYRECore.invariants import COUNT, blur, halve, invariants
+from DISYRECore.invariants import COUNT, FINER_LEVEL, WIDER_LEVEL, blur, halve, invariants
 
 ROOM = 4
 """Voxels around the box of the brain."""
@@ -111,8 +111,8 @@ class Neighbourhoods:
         twice = halve(cut.image, cut.mask)
         fourfold = halve(*twice)
         self.grids = [invariants(cut.image, cut.mask), invariants(*twice), invariants(*fourfold)]
-        self.near, self.far = self.grids[0][COUNT - 6], _finer(self.grids[1][1])
-        self.wide = _finer(_finer(self.grids[2][1]))
+        self.near, self.far = self.grids[0][WIDER_LEVEL], _finer(self.grids[1][FINER_LEVEL])
+        self.wide = _finer(_finer(self.grids[2][FINER_LEVEL]))
 
     def of(self, voxels: Tensor) -> Tensor:
         """Numbers of voxels (N, 3) of the cut, (N, `FEATURES`).
@@ -147,7 +147,7 @@ class Opinions:
         self.means += [_finer(blur(twice[0] * twice[1], 2.0)), _finer(_finer(blur(fourfold[0] * fourfold[1], 2.0)))]
         self.most = [_largest(self.own, 1), _largest(self.own, 3)]
         values = self.own[cut.mask]
-        self.whole = torch.stack([values.kthvalue(int(share * len(values))).values for share in UPPER])
+        self.whole = torch.stack([values.kthvalue(max(1, int(share * len(values)))).values for share in UPPER])
 
     def of(self, voxels: Tensor) -> Tensor:
         """Numbers of voxels (N, 3) of the cut, (N, `OPINIONS`).

@@ -210,6 +210,14 @@ def test_no_brain_has_no_spots() -> None:
     assert (spot_logit(network(), image, torch.zeros_like(image, dtype=torch.bool), "T1") == UNSEEN).all()
 
 
+def test_a_brain_of_one_voxel_is_read() -> None:
+    image, mask = torch.rand(6, 6, 6), torch.zeros(6, 6, 6, dtype=torch.bool)
+    mask[2, 3, 4] = True
+    logit = spot_logit(network(looks=3), image, mask, "T1")
+    assert logit[2, 3, 4].isfinite()
+    assert (logit[~mask] == UNSEEN).all()
+
+
 def test_settings_survive_json() -> None:
     settings = SpotSettings(widths=(8, 4), looks=2, contrasts=("T2",))
     assert spot_settings(json.loads(json.dumps(settings.to_dict()))) == settings
