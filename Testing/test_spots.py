@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from DISYRECore import cli
+from DISYRECore import model as model_module
 from DISYRECore.anatomy import AnatomyBank
 from DISYRECore.errors import DisyreError
 from DISYRECore.implants import CHANGES, add_implants, draw_implants
@@ -344,6 +345,13 @@ def test_a_look_of_another_recipe_is_refused(labelmaps: Path, tmp_path: Path) ->
         train_spots(TINY, labelmaps, tmp_path, "cpu")
 
 
+def test_several_processes_are_refused(labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        train_spots(TINY, labelmaps, tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_trains_it(labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spots, "VALIDATION_BRAINS", 1)
     config = tmp_path / "spots.yaml"
@@ -389,15 +397,14 @@ LISTENING = ModelDescription(
 @pytest.fixture
 def models(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model that listens and the network that it listens to."""
-    torch.manual_seed(0)
-    save_model(tmp_path / "listening", LISTENING, RestorationNetwork(LISTENING.network).state_dict())
-    save_model(tmp_path / "deaf", replace(LISTENING, id="deaf", contrast_settings={}), load_weights(tmp_path))
+    save_model(tmp_path / "listening", LISTENING, fresh_weights())
+    save_model(tmp_path / "deaf", replace(LISTENING, id="deaf", contrast_settings={}), fresh_weights())
     (tmp_path / SPOT_MODEL).symlink_to(trained / SPOT_MODEL)
     monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
     return tmp_path
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
+def fresh_weights() -> dict[str, Tensor]:
     torch.manual_seed(0)
     return RestorationNetwork(LISTENING.network).state_dict()
 
@@ -444,11 +451,21 @@ def test_the_hash_and_the_record_tell_of_it(models: Path, scan: Volume) -> None:
     assert record["spot_offset"] == 3.0
 
 
-def test_a_missing_helper_or_one_of_another_grid_is_named(models: Path) -> None:
-    save_model(models / "fine", replace(LISTENING, id="fine", spacing_mm=1.0), load_weights(models))
+def test_a_helper_of_another_grid_is_named(models: Path) -> None:
+    save_model(models / "fine", replace(LISTENING, id="fine", spacing_mm=1.0), fresh_weights())
     with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
         load_model("fine")
     assert SPOT_MODEL in str(refusal.value)
+
+
+def test_a_missing_helper_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "model_folders", lambda: [models])
+    assert load_model("listening").spots is not None
+    (models / SPOT_MODEL).unlink()
+    with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
+        load_model("listening")
+    assert SPOT_MODEL in str(refusal.value)
+    assert load_model("deaf").spots is None
 
 
 def test_new_models_listen_where_the_grid_is_that_of_the_bundled_helper(labelmaps: Path) -> None:

@@ -232,8 +232,11 @@ def train_spots(settings: TrainingSettings, labelmaps: Path, out: Path, device: 
     A run that was stopped goes on with the first look that was not fitted yet.
 
     Raises:
-        DisyreError: No label maps, an unknown device, an output that cannot be written, a look of another recipe.
+        DisyreError: No label maps, an unknown device, an output that cannot be written, a look of another recipe, or
+            several processes under `torchrun`, which would all do the same.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise DisyreError("A network for small anomalies is trained by one process; leave torchrun out.")
     check_writable(out)
     at, log = pick_device(device), out / LOG
     shapes = make_shape_bank(seed=settings.seed).to(at)
