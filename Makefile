@@ -31,7 +31,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 benchmark: $(VENV)/.ready
-	$(BIN)/python Testing/benchmarks/run.py
+	$(BIN)/python Testing/benchmarks/run.py $(or $(LABELMAPS),$(error say where the label maps are: make benchmark LABELMAPS=DIR))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -2,8 +2,8 @@
 
     python Testing/benchmarks/calibrate.py MODEL LABELMAPS --t1 DIR [--rate 0.005] [--normalise T1=robust ...]
 
-T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, for which there are
-no real healthy scans at hand: synthetic healthy volumes of the validation maps 15-17. What a method itself does not
+T1: stripped real scans in DIR (every second one; the others stay for checking). T2 and FLAIR, of which too few real
+healthy scans are at hand: synthetic healthy volumes of the validation maps 15-17. What a method itself does not
 take for anomalous lies below every threshold, but for standardised scores, which have a scale of their own.
 """
 

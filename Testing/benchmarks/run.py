@@ -1,16 +1,18 @@
 """The figures of the README, measured anew.
 
-    python Testing/benchmarks/run.py LABELMAPS [--healthy DIR] [--out DIR] [--only NAME ...]
+    python Testing/benchmarks/run.py LABELMAPS [--healthy DIR [--contrast NAME]] [--patients DIR] [--only NAME ...]
 
 LABELMAPS is the folder of SynthSeg's 20 label maps; maps 18-20, which no model has seen, make the test set.
-`--healthy` names a folder of stripped healthy T1 scans that took no part in calibration.
+`--healthy` names a folder of healthy scans of one contrast, T1 unless `--contrast` says otherwise, that took no part in
+calibration; `--patients` one with a folder for each patient, which holds scans named after their contrasts and a lesion
+mask (`T1.nii.gz`, `lesion_mask.nii.gz`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -22,10 +24,10 @@ import torch
 from torch import Tensor
 
 from DISYRECore.anatomy import load_anatomies
-from DISYRECore.datasets import read_dataset
+from DISYRECore.datasets import Case, read_dataset
 from DISYRECore.evaluation import evaluate
 from DISYRECore.methods import Restore, disyre_v2
-from DISYRECore.metrics import average_precision
+from DISYRECore.metrics import average_precision, best_dice, dice
 from DISYRECore.model import load_model
 from DISYRECore.pipeline import Detector, smooth
 from DISYRECore.prepare import PreparedBrain, prepare
@@ -59,20 +61,49 @@ def accuracy(options: argparse.Namespace) -> str:
 
 
 def healthy(options: argparse.Namespace) -> str:
-    """Share of healthy voxels above the default threshold on real scans."""
+    """Share of healthy voxels above the default threshold on real scans, stripped or whole heads."""
     if options.healthy is None:
         return "healthy: no folder was given"
-    detector, shares = Detector(options.model, device="cpu"), []
+    detector, contrast, shares = Detector(options.model, device="cpu"), options.contrast, []
     for path in find_scans(options.healthy):
-        brain = prepare(read_volume(path), detector.spacing_mm, contrast="T1")
+        brain = prepare(read_volume(path), detector.spacing_mm, contrast=contrast)
         made, _ = detector.restoration(brain)
-        scale, threshold = detector.shown("T1")
+        scale, threshold = detector.shown(contrast)
         shares.append(float((made.score.numpy()[brain.mask.T] > scale * threshold).mean()))
     rate = detector.model.description.false_positive_rate if detector.model else float("nan")
-    spread = np.percentile(shares, [10, 50, 90])
+    spread = ", ".join(f"{share:.5f}" for share in np.percentile(shares, [0, 10, 50, 90, 100]))
     return (
-        f"healthy voxels above the threshold: {np.mean(shares):.5f} over {len(shares)} scans "
-        f"(nominal {rate}; 10th, 50th, 90th percentile of scans {', '.join(f'{s:.5f}' for s in spread)})"
+        f"healthy voxels above the threshold, {contrast}: {np.mean(shares):.5f} over {len(shares)} scans "
+        f"(nominal {rate}; least, 10th, 50th, 90th percentile of scans, most {spread})"
+    )
+
+
+def patients(options: argparse.Namespace) -> str:
+    """The default method and the ruler on real patients, on the grids of the scans. Never tune on these."""
+    if options.patients is None:
+        return "patients: no folder was given"
+    detectors, lines = [Detector(options.model, device="cpu"), Detector(method="ruler", device="cpu")], []
+    for case in _patients(options.patients):
+        lines += [f"{case.name}, {detector.method}: {_on_patient(detector, case)}" for detector in detectors]
+    return "\n".join(lines)
+
+
+def _patients(folder: Path) -> Iterator[Case]:
+    for mask in sorted(folder.glob("*/*mask*.nii.gz")):
+        for contrast in ("T1", "T2", "FLAIR"):
+            scan, patient = mask.with_name(f"{contrast}.nii.gz"), mask.parent.name
+            if scan.is_file():
+                yield Case(f"{patient} {contrast}", patient, contrast, scan, mask, brain_mask=None, healthy=False)
+
+
+def _on_patient(detector: Detector, case: Case) -> str:
+    scan, truth, mask = case.load()
+    brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
+    score = brain.to_native(detector.restoration(brain)[0].score).voxels[brain.native_mask]
+    lesion, (scale, threshold) = truth[brain.native_mask], detector.shown(case.contrast)
+    return (
+        f"AP {average_precision(score, lesion):.3f}, oracle Dice {best_dice(score, lesion)[0]:.3f}, "
+        f"Dice at default threshold {dice(score > scale * threshold, lesion):.3f}, prevalence {lesion.mean():.4f}"
     )
 
 
@@ -97,17 +128,34 @@ def nominal(options: argparse.Namespace) -> str:
 
 
 def speed(options: argparse.Namespace) -> str:
-    """Time and memory of the whole command on a stripped 1 mm volume."""
-    scan = read_dataset(test_set(options)).cases[2].scan
-    command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(options.out / "speed")]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([*command, "--model", options.model, "--device", "cpu"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    stages = json.loads((options.out / "speed" / "run.json").read_text())["seconds"]
-    return f"detect: median {np.median(seconds):.1f} s of 3, peak memory {peak_gb:.2f} GB; stages {stages}"
+    """Time and memory of the whole command on 1 mm volumes: a stripped T1 and FLAIR, a raw T1 head."""
+    lines = []
+    for name, contrast, whole in (
+        ("stripped FLAIR", "FLAIR", []),
+        ("stripped T1", "T1", []),
+        ("raw T1", "T1", ["--head"]),
+    ):
+        folder = options.out / "speed" / name.replace(" ", "-")
+        drawn = ["--count", "1", "--seed", str(SEED), "--contrasts", contrast, "--kinds", "mass", *whole]
+        maps = ["--labelmaps", str(options.labelmaps), "--maps", HELD_OUT[0]]
+        _disyre("synthesize", "-o", str(folder), *maps, *drawn)
+        command = ["detect", str(next(folder.glob("case-*/scan.nii.gz"))), "-o", str(folder / "result")]
+        costs = [_disyre(*command, "--model", options.model, "--device", "cpu") for _ in range(3)]
+        seconds, peaks_gb = zip(*costs, strict=True)
+        stages = json.loads((folder / "result" / "run.json").read_text())["seconds"]
+        cost = f"median {np.median(seconds):.1f} s of 3, peak memory {max(peaks_gb):.2f} GB"
+        lines.append(f"detect, {name}: {cost}; stages {stages}")
+    return "\n".join(lines)
+
+
+def _disyre(*arguments: str) -> tuple[float, float]:
+    """Seconds and peak memory in GB of a command, in a process of its own."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "DISYRECore", *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"disyre {arguments[0]} failed.")
+    return time.perf_counter() - start, usage.ru_maxrss / 2**20
 
 
 def windows(length: int, window: int, stride: int) -> list[int]:
@@ -220,6 +268,7 @@ def _seconds(call: Callable[[], object], repeats: int = 4) -> float:
 PARTS = {
     "accuracy": accuracy,
     "healthy": healthy,
+    "patients": patients,
     "nominal": nominal,
     "speed": speed,
     "pixels": pixels,
@@ -232,6 +281,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labelmaps", type=Path)
     parser.add_argument("--healthy", type=Path)
+    parser.add_argument("--contrast", default="T1")
+    parser.add_argument("--patients", type=Path)
     parser.add_argument("--model", default="brain-restoration")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
