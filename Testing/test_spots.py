@@ -219,6 +219,16 @@ def test_a_brain_of_one_voxel_is_read() -> None:
     assert (logit[~mask] == UNSEEN).all()
 
 
+def test_everything_stays_on_the_device_of_the_brain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor left on the CPU cannot be combined with one on the device without values, nor with one on a GPU."""
+    monkeypatch.setattr("torch.fx.experimental._config.meta_nonzero_assume_all_nonzero", True)
+    image, mask = (torch.ones((16, 16, 16), device="meta", dtype=dtype) for dtype in (torch.float32, torch.bool))
+    network = SpotNetwork(SpotSettings()).to("meta")
+    logit = network(Neighbourhoods(Cut(image, mask, (slice(ROOM, 12),) * 3)), 1)
+    assert logit.device.type == "meta"
+    assert logit.shape == image.shape
+
+
 def test_settings_survive_json() -> None:
     settings = SpotSettings(widths=(8, 4), looks=2, contrasts=("T2",))
     assert spot_settings(json.loads(json.dumps(settings.to_dict()))) == settings
