@@ -29,9 +29,8 @@ from DISYRECore.model import DEFAULT_MODEL, SPOTS, Model, load_model, model_for
 from DISYRECore.networks import pick_device
 from DISYRECore.prepare import PreparedBrain
 from DISYRECore.profiles import BRAIN_MRI, ULTRASOUND, Profile, find_profile
-from DISYRECore.restore import Progress, VolumeRestorer, silent
+from DISYRECore.restore import Progress, VolumeRestorer, silent, small_anomalies
 from DISYRECore.sites import SiteProfile, load_site
-from DISYRECore.spots import spot_logit
 from DISYRECore.standardise import standardise
 from DISYRECore.version import __version__
 from DISYRECore.volume import Volume
@@ -175,13 +174,13 @@ class Detector:
         if self.model is not None:
             restore = VolumeRestorer(self.model.network, self.batch, evaluations(self.method, settings), progress)
         made = METHODS[self.method](restore, x, mask, **settings)
-        offset = self.spot_offset(brain.contrast)
-        if offset is not None:
-            assert self.model is not None
-            assert self.model.spots is not None
-            logit = spot_logit(self.model.spots, x, mask, brain.contrast)
-            made = replace(made, small=torch.sigmoid(logit + offset) * mask)
-        return made, restore.warnings if restore else []
+        warnings, offset = restore.warnings if restore else [], self.spot_offset(brain.contrast)
+        if offset is None:
+            return made, warnings
+        assert self.model is not None
+        assert self.model.spots is not None
+        logit, more = small_anomalies(self.model.spots, x, mask, brain.contrast)
+        return replace(made, small=torch.sigmoid(logit + offset) * mask), [*warnings, *more]
 
     def settings_for(self, contrast: str) -> dict[str, Any]:
         """Settings of the method for a contrast."""

@@ -1,4 +1,4 @@
-"""Runs a network over whole volumes: slabs in batches, smaller ones when memory runs out."""
+"""Runs networks over whole volumes: slabs in batches, smaller ones or the CPU when GPU memory runs out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from DISYRECore.diffusion import DiffusionNetwork
 from DISYRECore.networks import RestorationNetwork, mixed_precision
+from DISYRECore.spots import SpotNetwork, spot_logit
 
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and the share of it that is done; may raise to cancel."""
@@ -98,4 +99,26 @@ class VolumeRestorer:
 
     def _warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
-        print(f"disyre: {sentence}", file=sys.stderr)
+        _say(sentence)
+
+
+def small_anomalies(network: SpotNetwork, x: Tensor, mask: Tensor, contrast: str) -> tuple[Tensor, list[str]]:
+    """`spots.spot_logit`, on the CPU where GPU memory does not suffice; also returns warnings.
+
+    Raises:
+        MemoryError: The CPU's memory does not suffice either.
+    """
+    try:
+        return spot_logit(network, x, mask, contrast), []
+    except torch.OutOfMemoryError:
+        if next(network.parameters()).device.type != "cuda":
+            raise MemoryError from None
+    torch.cuda.empty_cache()
+    network.to("cpu")
+    sentence = "GPU memory is not enough for the small anomalies: looking for them on the CPU."
+    _say(sentence)
+    return spot_logit(network, x, mask, contrast), [sentence]
+
+
+def _say(sentence: str) -> None:
+    print(f"disyre: {sentence}", file=sys.stderr)

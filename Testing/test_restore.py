@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from DISYRECore.methods import METHODS
 from DISYRECore.networks import NetworkSettings, RestorationNetwork, has_bfloat16, zero_output
-from DISYRECore.restore import VolumeRestorer, slabs
+from DISYRECore.restore import VolumeRestorer, slabs, small_anomalies
+from DISYRECore.spots import Neighbourhoods, SpotNetwork, SpotSettings
 
 SETTINGS = NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True)
 LIMITED = "GPU memory ran out"
@@ -158,6 +159,48 @@ def test_a_gpu_too_small_for_one_slice_hands_over_to_the_cpu() -> None:
     assert torch.equal(restored, 0.5 * x)
     assert net.place == "cpu"
     assert "CPU" in restorer.warnings[-1]
+
+
+class SmallGpuSpots:
+    """Stands for a network for small anomalies on a GPU without room for it, where there is no GPU."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def parameters(self) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(device=SimpleNamespace(type=self.place))
+
+    def to(self, place: str) -> None:
+        self.place = place
+
+
+def no_room_on_the_gpu(network: SmallGpuSpots, x: Tensor, mask: Tensor, contrast: str) -> Tensor:
+    if network.place == "cuda":
+        raise torch.OutOfMemoryError("no memory")
+    return x + 1
+
+
+def test_small_anomalies_are_looked_for_on_the_cpu_when_the_gpu_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("DISYRECore.restore.spot_logit", no_room_on_the_gpu)
+    x, network = volume(4, 6, 6), SmallGpuSpots("cuda")
+    logit, warnings = small_anomalies(network, x, x > 0, "T1")  # type: ignore[arg-type]
+    assert torch.equal(logit, x + 1)
+    assert network.place == "cpu"
+    assert "CPU" in warnings[0]
+    assert warnings[0] in capsys.readouterr().err
+    assert small_anomalies(network, x, x > 0, "T1")[1] == []  # type: ignore[arg-type]
+
+
+def test_small_anomalies_without_any_memory_end_in_a_memory_error() -> None:
+    class Full(SpotNetwork):
+        def forward(self, around: Neighbourhoods, contrast: int, looks: int | None = None) -> Tensor:
+            raise torch.OutOfMemoryError("no memory")
+
+    x = volume(12, 12, 12)
+    with pytest.raises(MemoryError):
+        small_anomalies(Full(SpotSettings()), x, x > 0, "T1")
 
 
 def test_out_of_memory_on_the_cpu_is_not_retried_for_ever() -> None:

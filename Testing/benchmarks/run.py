@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -44,6 +43,13 @@ VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_
 CASES, SEED = 36, 11
 NOMINAL_CASES, NOMINAL_SEED, NOMINAL_RATE = 80, 501, 0.005
 TRAINING_PAIRS = 24
+MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Peak memory of a command in kB; in a process of its own, since a child is counted from the peak of its parent on."""
+
 PUBLISHED_WINDOW, PUBLISHED_STRIDE, PUBLISHED_STEPS = 128, 32, 4
 
 
@@ -151,11 +157,9 @@ def speed(options: argparse.Namespace) -> str:
 def _disyre(*arguments: str) -> tuple[float, float]:
     """Seconds and peak memory in GB of a command, in a process of its own."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "DISYRECore", *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"disyre {arguments[0]} failed.")
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
+    command = [sys.executable, "-m", "DISYRECore", *arguments]
+    told = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True, text=True)
+    return time.perf_counter() - start, int(told.stdout) / 2**20
 
 
 def windows(length: int, window: int, stride: int) -> list[int]:
