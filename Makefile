@@ -21,7 +21,7 @@ $(VENV)/.ready-slicer: $(VENV)/.ready
 	touch $@
 
 test-slicer: $(VENV)/.ready-slicer
-	$(BIN)/python -m pytest Testing/test_harness.py Testing/test_packaging.py Testing/test_slicer_*.py
+	$(BIN)/python -m pytest Testing/slicer Testing/repository/test_packaging.py
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -2,6 +2,6 @@
 
 import sys
 
-from DISYRECore.cli import main
+from DISYRECore.apps.cli import main
 
 sys.exit(main())

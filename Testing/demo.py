@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.cli import main
-from DISYRECore.testset import synthesise_case
-from DISYRECore.volume import write_volume
+from DISYRECore.apps.cli import main
+from DISYRECore.io.write import write_volume
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_case
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 3

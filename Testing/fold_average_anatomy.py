@@ -14,8 +14,10 @@ import sys
 import numpy as np
 from scipy import ndimage
 
-from DISYRECore.anatomy import CSF_LABEL, brain_tissue
-from DISYRECore.volume import Volume, model_grid, read_volume, resample, to_canonical, write_volume
+from DISYRECore.io.labels import CSF_LABEL, brain_tissue
+from DISYRECore.io.read import read_volume
+from DISYRECore.io.volume import Volume, model_grid, resample, to_canonical
+from DISYRECore.io.write import write_volume
 
 SPACING_MM = 1.0
 CORTEX_MM = 2.9

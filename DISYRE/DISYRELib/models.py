@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from DISYRECore.files import resources
+from DISYRECore.io.files import resources
 
 AUTOMATIC = "auto"
 HELPERS = ("extraction", "spots")
@@ -30,7 +30,7 @@ class InstalledModel:
 
 
 def installed_models() -> list[InstalledModel]:
-    """The models for detection that `DISYRECore.model` would find."""
+    """The models for detection that `DISYRECore.models.store` would find."""
     named = os.environ.get("DISYRE_MODELS")
     places = [*([Path(named)] if named else []), resources() / "Models"]
     found: dict[str, InstalledModel] = {}

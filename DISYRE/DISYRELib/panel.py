@@ -422,6 +422,7 @@ class Panel:
 def _warm_up() -> None:
     """Imports what reviewing needs, so that the first result does not have to wait for it."""
     import DISYRECore.findings  # noqa: F401
+
     import DISYRELib.scene  # noqa: F401
 
 

@@ -24,7 +24,7 @@ CANCELLED = "Cancelled; the scene is as before."
 
 @dataclass(frozen=True)
 class Settings:
-    """What a detection is made with; words as `DISYRECore.worker` takes them.
+    """What a detection is made with; words as `DISYRECore.apps.worker` takes them.
 
     Attributes:
         model: Id or folder, or ``auto``.

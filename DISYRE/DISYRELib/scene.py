@@ -34,7 +34,7 @@ COLUMNS = ("Finding", "Side", "Volume mL", "Peak score", "Mean score", "R mm", "
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """A score with its place, as `DISYRECore.findings` takes it.
+    """A score with its place, as `DISYRECore.detection.findings` takes it.
 
     Attributes:
         voxels: (X, Y, Z) float32 in [0, 1].
@@ -370,7 +370,7 @@ def find(result: Result, threshold: float, smallest_ml: float) -> tuple[np.ndarr
     Returns:
         Labels (Z, Y, X) of the brain's box alone, the corner of that box (z, y, x), and the rows.
     """
-    from DISYRECore.findings import label_findings
+    from DISYRECore.detection.findings import label_findings
 
     levels = slicer.util.arrayFromVolume(result.levels)
     box = _box(levels)

@@ -12,7 +12,7 @@ CENTRE_RAS = (-30.0, 12.0, 18.0)
 
 
 def ball_with_sphere():
-    """Adds a ball of noisy tissue of a brain's size on nought, with one bright sphere left of the middle."""
+    """Adds a ball of noisy tissue of a brain's size on 0, with one bright sphere left of the middle."""
     place = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
     s, a, r = np.meshgrid(place, place, place, indexing="ij")
     tissue = 100 + np.random.default_rng(0).normal(0, 5, s.shape)

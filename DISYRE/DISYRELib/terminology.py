@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import slicer
 
-from DISYRECore.files import resources
+from DISYRECore.io.files import resources
 
 
 def load() -> None:

@@ -16,36 +16,36 @@ Every slice has its own t_e, cosine and Q. The sums run along the path, so memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Generator, Tensor
 
-from DISYRECore.diffusion import (
-    FRAME_PIXELS,
+from DISYRECore.corruption.diffusion import (
     HEALTHY,
     NULL,
     STEPS,
-    Predict,
     add_noise,
     advance,
-    decide,
     estimate,
-    frame,
     guided,
-    large_regions,
     to_signed,
     to_unsigned,
 )
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods.restoration import Restoration
+from DISYRECore.methods.base import MethodSpec, Restoration, Restore
+from DISYRECore.methods.base.slicewise import FRAME_PIXELS, decide, frame, large_regions
 
 SCHEDULE = "linear"
 FORWARD_STEPS = 600
 """Length of the published forward path."""
+
+STRIDES = 30
+"""Steps of it that are walked."""
 
 LEVELS = (0.90, 0.98)
 SMALLEST_PIXELS = 41
@@ -91,9 +91,9 @@ class Walk:
 
 def start_walk(x: Tensor) -> Walk:
     """Nothing seen yet of slices (Z, Y, X) in [-1, 1]."""
-    nought, blank = x.new_zeros(len(x), dtype=torch.float64), torch.zeros_like(x)
+    zeros, blank = x.new_zeros(len(x), dtype=torch.float64), torch.zeros_like(x)
     lowest, step = x.new_full((len(x),), -1.0), x.new_zeros(len(x), dtype=torch.long)
-    return Walk(x, nought, nought.clone(), nought.clone(), blank, lowest, step, blank, x)
+    return Walk(x, zeros, zeros.clone(), zeros.clone(), blank, lowest, step, blank, x)
 
 
 def observe(
@@ -137,7 +137,7 @@ def path(steps: int, length: int = FORWARD_STEPS) -> list[int]:
 
 
 def forward(
-    predict: Predict, x: Tensor, steps: list[int], encoding: str = "ddim", seed: int = 0
+    predict: Restore, x: Tensor, steps: list[int], encoding: str = "ddim", seed: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Walks the forward process of slices (Z, Y, X) in [-1, 1]; two network evaluations a step.
 
@@ -194,14 +194,14 @@ def median_in_plane(values: Tensor, size: int) -> Tensor:
 
 
 def anofpdm(
-    predict: Predict,
+    predict: Restore,
     x: Tensor,
     mask: Tensor,
     *,
     guidance: float = 2.0,
     largest_divergence: float = 0.05,
     cosine_threshold: float = 1.0,
-    steps: int = 30,
+    steps: int = STRIDES,
     length: int = FORWARD_STEPS,
     faithful: bool = False,
     encoding: str = "ddim",
@@ -281,3 +281,11 @@ def _check(**chosen: tuple[str, tuple[str, ...]]) -> None:
     for name, (value, known) in chosen.items():
         if value not in known:
             raise DisyreError(f"AnoFPDM has no {name} '{value}'; choose one of {', '.join(known)}.")
+
+
+def _evaluations(settings: Mapping[str, Any]) -> int:
+    whole = settings.get("faithful", False)
+    return 2 * int(settings.get("length", FORWARD_STEPS) if whole else settings.get("steps", STRIDES))
+
+
+SPEC = MethodSpec("anofpdm", "forward process of a labelled diffusion model", anofpdm, "anofpdm", _evaluations)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from DISYRECore.methods.restoration import Restoration, Restore, combine
+from DISYRECore.methods.base import MethodSpec, Restoration, Restore
+from DISYRECore.methods.base.score import combine
 
 NOISE_POINTS = 16
 """Points of the noise lattice along a slice of `SLICE_POINTS` points; the noise is drawn there."""
@@ -56,3 +57,6 @@ def coarse_noise(image: Tensor, mask: Tensor, generator: Generator, sigma: float
     fine = F.interpolate(noise, scale_factor=stride, mode="bilinear", align_corners=False)
     shift = torch.randint(stride * min(points), (2,), generator=generator, device=image.device).tolist()
     return image + torch.roll(fine, shift, (2, 3))[..., :height, :width] * mask
+
+
+SPEC = MethodSpec("dae", "denoising autoencoder", dae, family="denoising", evaluations=lambda settings: 1)

@@ -5,7 +5,7 @@ network learnt to take region-like changes of brightness for noise. Each stage a
 t to the current image, estimates x_0 once, and looks where it departs from the original:
 
     x_t = a_t cur + s_t n;   xh = clip((x_t - s_t e(x_t, t)) / a_t)
-    D   = |blur(x_0) - blur(xh)|;   m = D >= tau, without small regions
+    D   = |blur_slices(x_0) - blur_slices(xh)|;   m = D >= tau, without small regions
     cur = m xh + (1 - m) x_0                                              masked fusion
 
 until m changes by at most 1 % or five stages are done. D of the last stage is the anomaly map. Where a contrast shows
@@ -14,27 +14,19 @@ most pathology dark (T1) or bright (T2, FLAIR), changes the other way may count 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from DISYRECore.diffusion import (
-    FRAME_PIXELS,
-    STEPS,
-    Predict,
-    add_noise,
-    decide,
-    estimate,
-    frame,
-    large_regions,
-    to_signed,
-    to_unsigned,
-)
+from DISYRECore.corruption.blur import blur_slices
+from DISYRECore.corruption.diffusion import STEPS, add_noise, estimate, to_signed, to_unsigned
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods.restoration import Restoration, departure_by_sign
-from DISYRECore.noise import blur
+from DISYRECore.methods.base import MethodSpec, Restoration, Restore
+from DISYRECore.methods.base.score import departure_by_sign
+from DISYRECore.methods.base.slicewise import FRAME_PIXELS, decide, frame, large_regions
 
 SCHEDULE = "cosine"
 STAGES, STOP = 5, 0.01
@@ -48,7 +40,7 @@ FUSIONS, SCORES = ("binary", "soft", "off"), ("dynamic", "residual")
 
 
 def synomaly(
-    predict: Predict,
+    predict: Restore,
     x: Tensor,
     mask: Tensor,
     *,
@@ -61,7 +53,7 @@ def synomaly(
     bright: float = 1.0,
     dark: float = 1.0,
     stages: int = STAGES,
-    draws: int = 1,
+    samples: int = 1,
     shape: tuple[int, int] | None = None,
     score: str = "dynamic",
     seed: int = 0,
@@ -81,7 +73,7 @@ def synomaly(
         bright, dark: What counts of D where the slice is brighter or darker than its estimate; 1 as published, less
             for what pathology rarely does in a contrast, see `departure`.
         stages: At most.
-        draws: Noises that the estimate of a stage is the mean of, from the second stage on; 1 as published, more
+        samples: Noises that the estimate of a stage is the mean of, from the second stage on; 1 as published, more
             against the noise of the map, see `antithetic`. The first stage only finds what the second leaves out.
         shape: (Y, X) of the slices that the model was trained on; smaller ones are padded.
         score: ``dynamic`` for .5 D / tau, so that .5 is the threshold, with regions that are too small kept below;
@@ -91,11 +83,11 @@ def synomaly(
     Raises:
         DisyreError: A setting that does not exist.
     """
-    _check(step, kernel, fusion_kernel, fusion, score, stages, draws)
+    _check(step, kernel, fusion_kernel, fusion, score, stages, samples)
     wide, place = frame(to_signed(x), shape)
     depart = partial(departure, bright=bright, dark=dark)
     fusing = fusion_kernel, fusion_threshold, fusion
-    restored = _restore(predict, wide, step, (stages, draws), fusing, depart, seed)
+    restored = _restore(predict, wide, step, (stages, samples), fusing, depart, seed)
     change = depart(wide, restored, kernel)
     made = change
     if score == "dynamic":
@@ -104,7 +96,7 @@ def synomaly(
 
 
 def _restore(
-    predict: Predict,
+    predict: Restore,
     x: Tensor,
     step: int,
     times: tuple[int, int],
@@ -113,11 +105,11 @@ def _restore(
     seed: int,
 ) -> Tensor:
     """The last one-step estimate of each slice (Z, Y, X) in [-1, 1]."""
-    (stages, draws), (kernel, threshold, fusion) = times, fusing
+    (stages, samples), (kernel, threshold, fusion) = times, fusing
     generator = Generator().manual_seed(seed)
     current, restored, before = x.clone(), x.clone(), torch.ones_like(x, dtype=torch.bool)
     going = torch.arange(len(x))
-    for count in [1] + (stages - 1) * [draws]:
+    for count in [1] + (stages - 1) * [samples]:
         estimated = torch.zeros_like(x[going])
         for noise in antithetic(x.shape, count, generator):
             x_t = add_noise(current[going], noise[going].to(x.device), step, SCHEDULE)
@@ -149,7 +141,7 @@ def departure(x: Tensor, restored: Tensor, kernel: int, bright: float = 1.0, dar
     `restoration.departure_by_sign`.
     """
     sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-    return departure_by_sign(blur(x - restored, sigma, kernel // 2), bright, dark)
+    return departure_by_sign(blur_slices(x - restored, sigma, kernel // 2), bright, dark)
 
 
 def anomalous(change: Tensor, threshold: float) -> Tensor:
@@ -177,13 +169,20 @@ def _scaled(pixels: int, slices: Tensor) -> float:
     return pixels * slices[0].numel() / FRAME_PIXELS
 
 
-def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, stages: int, draws: int) -> None:
+def _check(step: int, kernel: int, fusion_kernel: int, fusion: str, score: str, stages: int, samples: int) -> None:
     if not 0 <= step < STEPS:
         raise DisyreError(f"Synomaly has no step {step}; choose 0 to {STEPS - 1}.")
     if min(kernel, fusion_kernel) < 1 or kernel % 2 == 0 or fusion_kernel % 2 == 0:
         raise DisyreError("The blur of Synomaly's map needs an odd number of pixels.")
-    if min(stages, draws) < 1:
-        raise DisyreError("Synomaly needs at least one stage and one draw.")
+    if min(stages, samples) < 1:
+        raise DisyreError("Synomaly needs at least one stage and one sample.")
     for value, known in ((fusion, FUSIONS), (score, SCORES)):
         if value not in known:
             raise DisyreError(f"Synomaly has no choice '{value}'; choose one of {', '.join(known)}.")
+
+
+def _evaluations(settings: Mapping[str, Any]) -> int:
+    return 1 + (int(settings.get("stages", STAGES)) - 1) * int(settings.get("samples", 1))
+
+
+SPEC = MethodSpec("synomaly", "multi-stage diffusion on Synomaly noise", synomaly, "synomaly", _evaluations)

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.calibration import healthy_threshold, own_threshold, write_thresholds
-from DISYRECore.model import read_description
-from DISYRECore.pipeline import Detector
-from DISYRECore.prepare import PreparedBrain, prepare
-from DISYRECore.standardise import NORMALISATIONS
-from DISYRECore.testset import synthesise_case
-from DISYRECore.volume import find_scans, read_volume
+from DISYRECore.detection.detector import Detector
+from DISYRECore.detection.scale import NORMALISATIONS
+from DISYRECore.evaluation.calibrate import healthy_threshold, own_threshold, write_thresholds
+from DISYRECore.io.read import find_scans, read_volume
+from DISYRECore.models.description import read_description
+from DISYRECore.preprocessing.prepare import PreparedBrain, prepare
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_case
 
 VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CASES, SEED = 9, 23

@@ -31,19 +31,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DISYRECore.datasets import Case, read_dataset
-from DISYRECore.diffusion import (
-    HEALTHY,
-    NULL,
-    THRESHOLD,
-    Predict,
-    advance,
-    estimate,
-    guided,
-    to_signed,
-)
+from DISYRECore.corruption.diffusion import HEALTHY, NULL, advance, estimate, guided, to_signed
+from DISYRECore.detection.runner import VolumeRestorer
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods import evaluations, ruler, synomaly
+from DISYRECore.evaluation.datasets import Case, read_dataset
+from DISYRECore.evaluation.metrics import average_precision
+from DISYRECore.evaluation.protocols import ANOFPDM_SMOOTHING, PROTOCOLS
+from DISYRECore.evaluation.streaming import cache_prediction
+from DISYRECore.io.volume import Volume, resample
+from DISYRECore.methods import evaluations, synomaly
+from DISYRECore.methods import z_score as ruler
 from DISYRECore.methods.anofpdm import (
     FORWARD_STEPS,
     Walk,
@@ -55,18 +52,15 @@ from DISYRECore.methods.anofpdm import (
     without_specks,
 )
 from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
+from DISYRECore.methods.base import Restore
+from DISYRECore.methods.base.slicewise import THRESHOLD
 from DISYRECore.methods.synomaly import anomalous
-from DISYRECore.metrics import average_precision
-from DISYRECore.model import Model, load_model
-from DISYRECore.networks import pick_device
-from DISYRECore.prepare import prepare
-from DISYRECore.protocols import ANOFPDM_SMOOTHING, PROTOCOLS
-from DISYRECore.restore import VolumeRestorer
-from DISYRECore.scored import store_case
-from DISYRECore.slices import fit
-from DISYRECore.synthesis import CONTRASTS
-from DISYRECore.tasks.diffusion import walk_all
-from DISYRECore.volume import Volume, resample
+from DISYRECore.models.device import pick_device
+from DISYRECore.models.store import Model, load_model
+from DISYRECore.preprocessing.prepare import prepare
+from DISYRECore.synthesis.images import CONTRASTS
+from DISYRECore.training.slices import fit
+from DISYRECore.training.tasks.anofpdm import walk_all
 
 STRIDED, REFERENCE_EVALUATIONS = (25, 30, 50), 2399
 LEVELS, GUIDANCES, STRIDE, MEDIAN = (100, 200, 300, 450), (0.0, 1.0, 1.5, 2.0, 3.0, 5.0), 25, 5
@@ -178,7 +172,7 @@ def figures(judged: Judged, slices: Slices) -> dict[str, float]:
 def _protocol(score: Tensor, slices: Slices) -> dict[str, float]:
     volumes = (v.permute(2, 1, 0).numpy() for v in (score.float(), slices.truth, slices.mask))
     with TemporaryDirectory() as folder:
-        stored = store_case(Path(folder) / "slices.npz", "slices", "all", np.eye(4), *volumes, threshold=0.5)
+        stored = cache_prediction(Path(folder) / "slices.npz", "slices", "all", np.eye(4), *volumes, threshold=0.5)
         return PROTOCOLS["anofpdm"]([stored])
 
 
@@ -224,13 +218,13 @@ def search(
     return best
 
 
-def one_step(predict: Predict, x: Tensor, level: int, guidances: Sequence[float]) -> list[Tensor]:
+def one_step(predict: Restore, x: Tensor, level: int, guidances: Sequence[float]) -> list[Tensor]:
     """Noise at one level and one guided estimate: slices (N, Y, X) in [-1, 1], restored under each guidance."""
     _, x_t, conditional, free = next(forward(predict, x, [level]))
     return [estimate(x_t, guided(conditional, free, w), level, LINEAR) for w in guidances]
 
 
-def ddim(predict: Predict, x: Tensor, level: int, guidances: Sequence[float]) -> list[Tensor]:
+def ddim(predict: Restore, x: Tensor, level: int, guidances: Sequence[float]) -> list[Tensor]:
     """Encoded without a condition up to a level and decoded towards healthy in strides, under each guidance."""
     steps = [*range(0, level, STRIDE), level]
     x_t = x
@@ -239,14 +233,14 @@ def ddim(predict: Predict, x: Tensor, level: int, guidances: Sequence[float]) ->
     return [_decode(predict, x_t, steps[::-1], w) for w in guidances]
 
 
-def _decode(predict: Predict, x_t: Tensor, steps: list[int], guidance: float) -> Tensor:
+def _decode(predict: Restore, x_t: Tensor, steps: list[int], guidance: float) -> Tensor:
     for t, following in pairwise(steps):
         x_0 = estimate(x_t, _guided(predict, x_t, t, guidance), t, LINEAR)
         x_t = advance(x_t, x_0, t, following, LINEAR)
     return estimate(x_t, _guided(predict, x_t, steps[-1], guidance), steps[-1], LINEAR)
 
 
-def _guided(predict: Predict, x_t: Tensor, step: int, guidance: float) -> Tensor:
+def _guided(predict: Restore, x_t: Tensor, step: int, guidance: float) -> Tensor:
     return guided(predict(x_t, step, HEALTHY)[0], predict(x_t, step, NULL)[0], guidance)
 
 
@@ -254,7 +248,7 @@ BASELINES = {"one step": one_step, "DDIM": ddim}
 
 
 def scores(
-    name: str, predict: Predict, x: Tensor, levels: Sequence[int], guidances: Sequence[float]
+    name: str, predict: Restore, x: Tensor, levels: Sequence[int], guidances: Sequence[float]
 ) -> Iterator[tuple[tuple[float, ...], Tensor]]:
     """Squared change of slices in [-1, 1] after a median filter, for every level and guidance."""
     for level in levels:
@@ -263,7 +257,7 @@ def scores(
 
 
 def baseline(
-    name: str, predict: Predict, validation: Slices, test: Slices, length: int = FORWARD_STEPS
+    name: str, predict: Restore, validation: Slices, test: Slices, length: int = FORWARD_STEPS
 ) -> tuple[str, Judged]:
     """A baseline tuned on validation slices: what was chosen, and what it makes of the test slices.
 
@@ -296,7 +290,7 @@ def empty(test: Slices) -> tuple[str, Judged]:
 class Counted:
     """A network that keeps count of the slices it was asked about, call by call."""
 
-    def __init__(self, predict: Predict) -> None:
+    def __init__(self, predict: Restore) -> None:
         self.predict, self.sizes = predict, list[int]()
 
     def __call__(self, x: Tensor, *told: int) -> tuple[Tensor, Tensor | None]:
@@ -309,7 +303,7 @@ def network_of(model: Model) -> Counted:
     return Counted(VolumeRestorer(model.network, BATCH))
 
 
-def walk_of(predict: Predict, slices: Slices, model: Model, steps: int) -> Walk:
+def walk_of(predict: Restore, slices: Slices, model: Model, steps: int) -> Walk:
     """The forward path with the model's guidance."""
     settings = model.description.settings
     steps_of_path, kind = path(steps, length_of(model)), settings.get("map", "mean")
@@ -332,7 +326,7 @@ def judge_walk(walk: Walk, slices: Slices, model: Model) -> Judged:
     return Judged(score, mixed, unhealthy)
 
 
-def judge_synomaly(predict: Predict, slices: Slices, model: Model) -> Judged:
+def judge_synomaly(predict: Restore, slices: Slices, model: Model) -> Judged:
     """Synomaly at its own threshold."""
     score = torch.zeros_like(slices.x)
     for where, settings in settings_by_contrast(model, slices):

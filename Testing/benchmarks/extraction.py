@@ -24,14 +24,15 @@ from PIL import Image
 from registration import registered_brain
 from scipy import ndimage
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.brain import RIM_MM, extract_brain, stripped_mask
 from DISYRECore.errors import DisyreError
-from DISYRECore.metrics import dice
-from DISYRECore.model import load_extractor
-from DISYRECore.tasks import extraction
-from DISYRECore.tasks.extraction import HEAD_MM, SyntheticHeads
-from DISYRECore.volume import Volume, crop_box, read_volume, resample, to_canonical
+from DISYRECore.evaluation.metrics import dice
+from DISYRECore.io.read import read_volume
+from DISYRECore.io.volume import Volume, crop_box, resample, to_canonical
+from DISYRECore.preprocessing.brain_mask import RIM_MM, extract_brain, stripped_mask
+from DISYRECore.preprocessing.skull_strip import load_skull_strip
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.training.tasks import skull_strip as extraction
+from DISYRECore.training.tasks.skull_strip import HEAD_MM, SyntheticHeads
 
 HELD_OUT = ("training_seg_18.nii.gz", "training_seg_19.nii.gz", "training_seg_20.nii.gz")
 HEADS, SEED = 12, 7_000
@@ -54,7 +55,7 @@ def by_registration(scan: Volume) -> np.ndarray:
 
 def synthetic_heads(labelmaps: Path, contrast: str) -> Iterator[tuple[Volume, np.ndarray]]:
     """Whole heads of unseen anatomies, cut to their field of view, with their brain and its rim."""
-    spacing_mm = load_extractor()[0].spacing_mm
+    spacing_mm = load_skull_strip()[0].spacing_mm
     extraction.NO_HEAD, extraction.PART = 0.0, 1.0
     bank = load_anatomies([labelmaps / name for name in HELD_OUT], HEAD_MM)
     maker = SyntheticHeads(bank, spacing_mm, (contrast,))

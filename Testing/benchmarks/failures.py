@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.pipeline import Detection, Detector
-from DISYRECore.testset import synthesise_cases
+from DISYRECore.detection.detector import Detection, Detector
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_cases
 
 MAPS = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CONTRASTS, KINDS, COUNT, SEED = ("T1", "T2", "FLAIR"), ("mass", "infarct", "plaques"), 36, 77

@@ -8,10 +8,11 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from DISYRECore.anatomy import brain_tissue
-from DISYRECore.atlas import CSF, GREY, WHITE, average_head
-from DISYRECore.tasks.extraction import STEP_MM, brain_depth_map
-from DISYRECore.volume import Grid, Volume, resample
+from DISYRECore.io.average_head import average_head
+from DISYRECore.io.grid import Grid
+from DISYRECore.io.labels import CSF, GREY, WHITE, brain_tissue
+from DISYRECore.io.volume import Volume, resample
+from DISYRECore.training.tasks.skull_strip import STEP_MM, brain_depth_map
 
 CLASSES = (CSF, GREY, WHITE, (515, 516, 514), (502, 506, 507, 508, 509, 512, 530), (511,))
 """Labels of fluid, grey and white matter, bone, soft tissue and skin."""

@@ -22,20 +22,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DISYRECore.anatomy import load_anatomies
-from DISYRECore.datasets import Case, read_dataset
-from DISYRECore.evaluation import evaluate
-from DISYRECore.methods import Restore, disyre_v2
-from DISYRECore.metrics import average_precision, best_dice, dice
-from DISYRECore.model import load_model
-from DISYRECore.pipeline import Detector, smooth
-from DISYRECore.prepare import PreparedBrain, prepare
-from DISYRECore.recipe import read_config
-from DISYRECore.restore import VolumeRestorer
-from DISYRECore.tasks.restoration import Batch
-from DISYRECore.testset import synthesise_case, write_test_set
-from DISYRECore.training import Trainer
-from DISYRECore.volume import Volume, find_scans, read_volume, resample
+from DISYRECore.detection.detector import Detector, smooth
+from DISYRECore.detection.runner import VolumeRestorer
+from DISYRECore.evaluation.datasets import Case, read_dataset
+from DISYRECore.evaluation.evaluate import evaluate
+from DISYRECore.evaluation.metrics import average_precision, best_dice, dice
+from DISYRECore.io.read import find_scans, read_volume
+from DISYRECore.io.volume import Volume, resample
+from DISYRECore.methods.base import Restore
+from DISYRECore.methods.disyre_v2 import disyre_v2
+from DISYRECore.models.store import load_model
+from DISYRECore.preprocessing.prepare import PreparedBrain, prepare
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_case, write_test_set
+from DISYRECore.training.config import read_config
+from DISYRECore.training.tasks.restoration import Batch
+from DISYRECore.training.trainer import Trainer
 
 CONFIG = Path(__file__).resolve().parents[2] / "Resources" / "Configs" / "brain-restoration.yaml"
 HELD_OUT = ("training_seg_18.nii.gz", "training_seg_19.nii.gz", "training_seg_20.nii.gz")

@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     import DISYRE  # noqa: F401 -- knows where DISYRECore is
 
     try:
-        from DISYRECore.cli import main
+        from DISYRECore.apps.cli import main
 
         return main(["detect", *arguments])
     except ImportError as error:

@@ -1,0 +1,250 @@
+"""The command line: ``disyre detect | strip | train | models | synthesize | evaluate | calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.methods import method_names
+from DISYRECore.preprocessing.modalities import modality_names
+from DISYRECore.version import __version__
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 on success, 2 for anything the user can mend, 1 otherwise."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except DisyreError as error:
+        return _complain(options, str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _complain(options, "Stopped.", 130)
+    except MemoryError:
+        return _complain(options, "Not enough memory for this scan; close other programs or use a larger machine.", 1)
+    except Exception as error:
+        return _complain(options, f"Internal error: {type(error).__name__}: {error} (--debug shows where).", 1)
+
+
+def _complain(options: argparse.Namespace, sentence: str, code: int) -> int:
+    if options.debug:
+        traceback.print_exc()
+    print(f"disyre: {sentence}".replace("\n", " "), file=sys.stderr)
+    return code
+
+
+def _detect(options: argparse.Namespace) -> int:
+    from DISYRECore.apps.cohort import detect_all
+    from DISYRECore.detection.detector import Detector
+
+    chosen = options.model, options.method, options.device, options.batch, options.score, options.site, options.modality
+    detector = Detector(*chosen)
+    scans = detector.modality.find(options.input)
+    if options.mask and len(scans) > 1:
+        raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
+    settings = {"mask": options.mask, "threshold": options.threshold, "contrast": options.contrast}
+    return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
+
+
+def _strip(options: argparse.Namespace) -> int:
+    from DISYRECore.apps.skull_strip import strip
+
+    brain = Path(options.brain) if options.brain else None
+    found = strip(Path(options.input), Path(options.output), brain, options.rim)
+    print(f"{found.how}: {found.volume_ml:.0f} mL ({found.because})")
+    for flag in found.flags:
+        print(f"disyre: {flag}", file=sys.stderr)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from DISYRECore.training.config import read_config
+    from DISYRECore.training.tasks.small_lesions import train_small_lesions
+    from DISYRECore.training.trainer import Trainer
+
+    settings = read_config(Path(options.config))
+    if settings.task == "small-lesions":
+        train_small_lesions(settings, Path(options.labelmaps), Path(options.output), options.device)
+        return 0
+    run = Trainer(settings, Path(options.labelmaps), Path(options.output), options.device)
+    run.run()
+    run.close()
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from DISYRECore.models.description import list_models
+
+    for description in list_models():
+        contrasts = ", ".join(description.contrasts)
+        print(f"{description.id}\t{description.method}\t{contrasts}\t{description.title}")
+    return 0
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    from DISYRECore.synthesis.test_set import write_test_set
+
+    maps = sorted(p for pattern in options.maps for p in Path(options.labelmaps).glob(pattern))
+    kinds = ("none",) if options.healthy else tuple(options.kinds)
+    write_test_set(
+        Path(options.output), maps, options.count, options.seed, tuple(options.contrasts), kinds, options.head
+    )
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from DISYRECore.evaluation.evaluate import evaluate
+
+    places = Path(options.dataset), options.model, options.methods, Path(options.report)
+    print(evaluate(*places, options.device, options.protocol, options.site))
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from DISYRECore.detection.detector import Detector
+    from DISYRECore.evaluation.calibrate import calibrate_site
+
+    detector = Detector(options.model, options.method, options.device)
+    told = {"mask": options.mask, "contrast": options.contrast}
+    print(calibrate_site(detector, options.model, Path(options.healthy), options.site, options.rate, **told))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="disyre",
+        description="Finds anomalies in brain MRI by restoring it towards healthy anatomy. "
+        "Research use only; not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"disyre {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_detect, _add_strip, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
+        add(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show where an error comes from")
+    return parser
+
+
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("detect", help="find anomalies in a scan or a folder of scans")
+    command.set_defaults(run=_detect)
+    command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, DICOM folder, or folder of scans")
+    command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
+    command.add_argument("--model", metavar="ID", help="id or folder of a model; default: the one for the method")
+    methods = f"{_listed(method_names())}; default: the model's own"
+    command.add_argument("--method", metavar="NAME", help=methods)
+    command.add_argument("--score", metavar="NAME", help="residual, region, fused or dynamic; default: the model's own")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    command.add_argument("--batch", type=int, default=16, help="slices at a time (default 16)")
+    command.add_argument("--threshold", type=_share, help="on the score shown, 0 to 1; default: the model's own")
+    command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
+    command.add_argument(
+        "--mask", metavar="FILE", help="mask of the brain (found when not given), the liver or a vessel"
+    )
+    modalities = f"{_listed(modality_names())}; default: the model's own"
+    command.add_argument("--modality", metavar="NAME", help=modalities)
+    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site, see 'disyre calibrate'")
+
+
+def _add_strip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("strip", help="find the brain in a scan of a head of any contrast")
+    command.set_defaults(run=_strip)
+    command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or DICOM folder")
+    command.add_argument("-o", "--output", required=True, metavar="MASK", help="brain mask, .nii.gz or .nrrd")
+    command.add_argument("--brain", metavar="FILE", help="also write the scan without what lies outside the brain")
+    rim = "how far outside the brain's surface the mask ends, -5 to 8 (default 3)"
+    command.add_argument("--rim", type=_rim, default=3.0, metavar="MM", help=rim)
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("train", help="train a model from a config; resumes where it was stopped")
+    command.set_defaults(run=_train)
+    command.add_argument("config", metavar="CONFIG", help="YAML file, see Resources/Configs")
+    maps = "folder of label maps, or of scans where the config's source is images"
+    command.add_argument("--labelmaps", required=True, metavar="DIR", help=maps)
+    command.add_argument("-o", "--output", required=True, metavar="DIR", help="checkpoint, log and model go here")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("models", help="list the models that are installed")
+    command.set_defaults(run=_models)
+
+
+def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("synthesize", help="write synthetic scans with their truth")
+    command.set_defaults(run=_synthesize)
+    command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the cases go")
+    command.add_argument("--labelmaps", required=True, metavar="DIR", help="folder of label maps")
+    command.add_argument("--maps", nargs="+", default=["*.nii.gz"], metavar="PATTERN", help="which of them to use")
+    command.add_argument("--count", type=_positive, default=12, help="number of cases (default 12)")
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases")
+    command.add_argument("--contrasts", nargs="+", default=["T1", "T2", "FLAIR"], help="T1, T2, FLAIR, free")
+    kinds = ["mass", "infarct", "plaques", "none"]
+    command.add_argument("--kinds", nargs="+", default=kinds, help="mass, infarct, plaques, none")
+    command.add_argument("--head", action="store_true", help="whole heads instead of brains")
+    command.add_argument("--healthy", action="store_true", help="healthy scans only")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("evaluate", help="measure methods on a dataset with known truth")
+    command.set_defaults(run=_evaluate)
+    command.add_argument(
+        "dataset", metavar="DATASET", help="folder as synthesize writes it, or BraTS, ATLAS, MSLUB, WMH, IXI, BIDS"
+    )
+    command.add_argument("--report", required=True, metavar="DIR", help="for metrics.json, table and report.html")
+    command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
+    methods = "NAME or NAME@MODEL, beside the ruler (default disyre-v2)"
+    command.add_argument("--methods", nargs="+", default=["disyre-v2"], metavar="NAME", help=methods)
+    protocol = "exact (default); disyre, anofpdm or upd to measure a published protocol beside it"
+    command.add_argument("--protocol", default="exact", metavar="NAME", help=protocol)
+    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("calibrate", help="set the thresholds for a site from its own healthy scans")
+    command.set_defaults(run=_calibrate)
+    command.add_argument("healthy", metavar="HEALTHY_FOLDER", help="healthy scans of the site, five or more")
+    command.add_argument("--site", required=True, metavar="NAME", help="name of the site calibration")
+    command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
+    command.add_argument("--method", metavar="NAME", help="the model's own when not given")
+    rate = "share of healthy voxels above the threshold (default 0.005)"
+    command.add_argument("--rate", type=_share, default=0.005, help=rate)
+    command.add_argument("--mask", metavar="FOLDER", help="brain masks named as the scans; found when not given")
+    command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _rim(text: str) -> float:
+    value = float(text)
+    if not -5 <= value <= 8:
+        raise argparse.ArgumentTypeError("must lie between -5 and 8")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

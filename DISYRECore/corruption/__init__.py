@@ -1,0 +1,1 @@
+"""How healthy slices become anomalous: shapes, families, noise and their severity."""

@@ -1,0 +1,405 @@
+"""From a scan to findings: prepare, restore, map back, threshold.
+
+>>> >>> detection = Detector().detect("scan.nii.gz")
+>>> detection.findings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from DISYRECore.detection.ensemble import Marker, any_of, load_members, mark_all
+from DISYRECore.detection.findings import Finding, label_findings
+from DISYRECore.detection.runner import Progress, VolumeRestorer, silent
+from DISYRECore.detection.scale import standardise
+from DISYRECore.detection.site_calibration import SiteCalibration, load_site
+from DISYRECore.errors import DisyreError
+from DISYRECore.io.volume import Volume
+from DISYRECore.methods import find_method
+from DISYRECore.methods.base import Restoration
+from DISYRECore.methods.base.score import PROBABILITIES
+from DISYRECore.models.description import (
+    BRAIN_MRI,
+    DEFAULT_METHOD,
+    DEFAULT_MODEL,
+    HELPERS,
+    DetectionSettings,
+    ModelDescription,
+    list_models,
+)
+from DISYRECore.models.device import pick_device
+from DISYRECore.models.store import Model, load_model
+from DISYRECore.preprocessing.modalities import find_modality
+from DISYRECore.preprocessing.modalities.base import Modality
+from DISYRECore.preprocessing.prepare import PreparedBrain
+from DISYRECore.version import __version__
+
+DEFAULT_SPACING_MM = 1.5
+"""Of the grid for methods without a model."""
+
+SMALLEST_ML = 0.1
+CLEAR_CHANGE = 0.05
+"""Change of normalised intensity from which the restored image shows the restoration alone."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Everything that comes out of one scan; all volumes on its exact grid.
+
+    Attributes:
+        scan: As read.
+        score: Anomaly score as shown, float32 in [0, 1]; 0 outside the brain.
+        labels: One label per finding, uint16, 1 the most prominent.
+        restored: Restored image in scan units; the scan itself outside the brain.
+        brain_mask: uint8.
+        findings: In the order of their labels.
+        threshold: On the score shown.
+        record: Versions, settings, stage times and quality flags, for `run.json`.
+    """
+
+    scan: Volume
+    score: Volume
+    labels: Volume
+    restored: Volume
+    brain_mask: Volume
+    findings: list[Finding]
+    threshold: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Detector:
+    """A model and a method, ready for any number of scans.
+
+    Args:
+        model: Id or folder of a model; the one for the method and the modality when None.
+        method: One of `methods.method_names`; the model's own when None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch: Slices at a time.
+        score: ``residual``, ``region``, ``fused`` or ``dynamic``, as the method has it; the model's own when None.
+        site: Name of a site calibration of the model, whose thresholds replace the model's own.
+        modality: One of `modalities.modality_names`; the model's own when None.
+
+    Raises:
+        DisyreError: Unknown model, method, device, site or modality, or a site or modality of another model.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        method: str | None = None,
+        device: str = "auto",
+        batch: int = 16,
+        score: str | None = None,
+        site: str | None = None,
+        modality: str | None = None,
+    ) -> None:
+        spec = find_method(method) if method is not None else None
+        wanted = find_modality(modality) if modality is not None else None
+        self.device, self.batch = pick_device(device), batch
+        self.model: Model | None = None
+        self.markers: list[Marker] = []
+        if spec is None or spec.family is not None:
+            self.model = load_model(model or model_for(method, modality), self.device)
+            self.spec = spec or find_method(_own_method(self.model.description))
+            self.markers = load_members(self.model.description, self.device)
+        else:
+            self.spec = spec
+        self.settings = self._settings(score)
+        self.site = self._site(site)
+        self.modality = self._modality(wanted)
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.spec.name
+
+    @property
+    def usage(self) -> DetectionSettings:
+        """How the model is used; nothing for a method without a model, and no more than the score for a foreign one."""
+        if self.model is None or self.method != self.model.description.method:
+            return DetectionSettings()
+        return self.model.description.detection
+
+    def _settings(self, score: str | None) -> dict[str, Any]:
+        if self.model is None:
+            return {}
+        description, settings = self.model.description, dict(self.usage.settings)
+        if self.method != description.method:
+            if find_method(description.method).family != self.spec.family:
+                raise DisyreError(
+                    f"The model '{description.id}' was trained for {description.method}, not for the method "
+                    f"{self.method}; choose another model or method."
+                )
+            settings = {"score": description.detection.settings.get("score", "residual")}
+        return settings | ({"score": score} if score else {})
+
+    def _modality(self, wanted: Modality | None) -> Modality:
+        if self.model is None:
+            return wanted or find_modality(BRAIN_MRI)
+        own = self.model.description.modality
+        if wanted is not None and wanted.name != own:
+            raise DisyreError(
+                f"The model '{self.model.description.id}' is for {own}, not {wanted.name}; "
+                "choose another model or the z-score."
+            )
+        return find_modality(own)
+
+    def _site(self, name: str | None) -> SiteCalibration | None:
+        if name is None:
+            return None
+        if self.model is None:
+            raise DisyreError(f"The method {self.method} has no model and no site calibrations; leave the site out.")
+        site = load_site(str(self.model.folder), name)
+        if not site.fits(self.basis()):
+            raise DisyreError(f"The site calibration '{name}' was made with another model or method; calibrate again.")
+        return site
+
+    @property
+    def spacing_mm(self) -> float:
+        """Spacing of the model grid."""
+        return self.model.description.spacing_mm if self.model else DEFAULT_SPACING_MM
+
+    def restoration(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
+        """Runs the method on the model grid; also returns warnings.
+
+        The score is smoothed by a 3 x 3 x 3 median, the same for every method, and brought to the model's scale.
+        """
+        raw, warnings = self.unsmoothed(brain, progress)
+        return Restoration(self.finish(raw, brain), raw.restored), warnings
+
+    def finish(self, raw: RawScore, brain: PreparedBrain, median: bool = True) -> Tensor:
+        """The score (Z, Y, X) of what `unsmoothed` gave: smoothed by the median, on the model's scale, with members."""
+        mask, smoothed = brain.tensors()[1], smooth if median else _as_it_is
+        score = self.standardise(smoothed(raw.score), brain)
+        return any_of(score, [smoothed(one) for one in raw.members]) * mask if raw.members else score
+
+    def standardise(self, score: Tensor, brain: PreparedBrain) -> Tensor:
+        """A score map (Z, Y, X) on the scale that the model asks for, 0 outside the brain."""
+        how = self.model.description.detection.normalise.get(brain.contrast, "none") if self.model else "none"
+        mask = brain.tensors()[1]
+        return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
+
+    def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[RawScore, list[str]]:
+        """What method and members make of a brain, without any post-processing; also returns warnings."""
+        x, mask = brain.tensors()
+        settings, restore = self.settings_for(brain.contrast), None
+        if self.model is not None:
+            restore = VolumeRestorer(self.model.network, self.batch, self.spec.evaluations(settings), progress)
+        made = self.spec.run(restore, x, mask, **settings)
+        marked, doubts = mark_all(self.listened_to(), x, mask, brain.contrast)
+        return RawScore(made.score, made.restored, marked), [*(restore.warnings if restore else []), *doubts]
+
+    def settings_for(self, contrast: str) -> dict[str, Any]:
+        """Settings of the method for a contrast."""
+        return self.settings | self.usage.by_contrast.get(contrast, {})
+
+    def listened_to(self) -> list[Marker]:
+        """The members of the ensemble that count: none beside scores that are no probabilities."""
+        own = self.model is not None and self.method == self.model.description.method
+        return self.markers if own and self.settings.get("score") in PROBABILITIES else []
+
+    def basis(self) -> dict[str, Any]:
+        """What scores depend on, by the names of `site_calibration.SiteCalibration`; for methods with a model."""
+        assert self.model
+        made = {
+            "model_sha256": self.model_sha256,
+            "method": self.method,
+            "settings": self.settings,
+            "by_contrast": self.usage.by_contrast,
+            "normalise": self.model.description.detection.normalise,
+        }
+        return dict(json.loads(json.dumps(made)))
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the weights of the model and of the members of its ensemble."""
+        if self.model is None:
+            return None
+        hashes = [self.model.sha256, *(marker.model.sha256 for marker in self.markers)]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def display(self, contrast: str) -> tuple[float, float]:
+        """Score that is displayed as 1, and the default threshold on the display score, for a contrast."""
+        if self.site and contrast in self.site.thresholds:
+            return self.site.display(contrast)
+        if self.model is None or not self.model.description.detection.score_scale:
+            return 1.0, 0.5
+        detection = self.model.description.detection
+        scale, threshold = detection.score_scale, detection.thresholds
+        return scale.get(contrast, max(scale.values())), threshold.get(contrast, max(threshold.values()))
+
+    def detect(
+        self,
+        scan: Volume | Path | str,
+        *,
+        mask: np.ndarray | Path | str | None = None,
+        threshold: float | None = None,
+        contrast: str | None = None,
+        smallest_ml: float | None = None,
+        progress: Progress = silent,
+    ) -> Detection:
+        """Finds anomalies in one scan.
+
+        Args:
+            scan: A volume, or a file that the modality reads.
+            mask: Brain mask, a bool array on the scan's grid or a file; found when None.
+            threshold: On the score shown, in [0, 1]; the model's own when None.
+            contrast: ``T1``, ``T2`` or ``FLAIR``; guessed when None.
+            smallest_ml: Findings below this volume are dropped; the modality's own when None.
+            progress: See `restore.Progress`.
+
+        Raises:
+            DisyreError: The scan cannot be used.
+        """
+        clock = Clock(progress)
+        with clock("read"):
+            volume = scan if isinstance(scan, Volume) else self.modality.read(scan)
+            given = self.modality.read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
+            smallest_ml = self.modality.smallest_ml if smallest_ml is None else smallest_ml
+        with clock("prepare"):
+            brain = self.modality.prepare(volume, self.spacing_mm, given, contrast)
+        with clock("restore"):
+            made, warnings = self.restoration(brain, progress)
+        with clock("map back"):
+            scale, usual = self.display(brain.contrast)
+            score = brain.to_native((made.score / scale).clamp(0, 1))
+            restored = _restored(volume, brain, made)
+        with clock("findings"):
+            cut = usual if threshold is None else threshold
+            labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
+            if not self.modality.has_sides:
+                findings = [replace(finding, side="") for finding in findings]
+        record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._doubts(brain)])
+        return Detection(
+            scan=volume,
+            score=score,
+            labels=Volume(labels, volume.affine),
+            restored=restored,
+            brain_mask=Volume(brain.native_mask.astype(np.uint8), volume.affine),
+            findings=findings,
+            threshold=cut,
+            record=record,
+        )
+
+    def _doubts(self, brain: PreparedBrain) -> list[str]:
+        doubts = self._site_doubts(brain)
+        if self.model is None or brain.contrast in self.model.description.contrasts:
+            return doubts
+        trained = ", ".join(self.model.description.contrasts)
+        return [f"The model was trained for {trained}, not for {brain.contrast}: do not rely on its score.", *doubts]
+
+    def _site_doubts(self, brain: PreparedBrain) -> list[str]:
+        if self.site is None:
+            return []
+        if brain.contrast in self.site.thresholds:
+            return [f"Site calibration: {doubt}" for doubt in self.site.thresholds[brain.contrast].warnings]
+        return [f"The site calibration has no {brain.contrast} scans: the model's own threshold was used."]
+
+    def _record(
+        self, brain: PreparedBrain, threshold: float, smallest_ml: float, seconds: dict[str, float], warnings: list[str]
+    ) -> dict[str, Any]:
+        return {
+            "disyre": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "model": self.model.description.id if self.model else None,
+            "model_version": self.model.description.version if self.model else None,
+            "model_sha256": self.model_sha256,
+            "method": self.method,
+            "modality": self.modality.name,
+            "site": self.site.site if self.site else None,
+            "settings": self.settings_for(brain.contrast),
+            "members": [m.member.model for m in self.listened_to() if brain.contrast in m.member.contrasts],
+            "device": str(self.device),
+            "score_scale": self.display(brain.contrast)[0],
+            "threshold": threshold,
+            "smallest_ml": smallest_ml,
+            "scan": brain.record(),
+            "warnings": warnings,
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class RawScore:
+    """What a method and the members of its ensemble make of a brain, each (Z, Y, X) on the model grid.
+
+    Attributes:
+        score, restored: See `methods.base.Restoration`.
+        members: Probability of an anomaly, of each member.
+    """
+
+    score: Tensor
+    restored: Tensor
+    members: list[Tensor]
+
+
+def model_for(method: str | None, modality: str | None = None) -> str:
+    """Id of the model to use when none is named: the default one, or one made for the method and the modality.
+
+    Raises:
+        DisyreError: None is installed.
+    """
+    default = find_method(DEFAULT_METHOD).family
+    family = find_method(method).family if method else None
+    if family in (None, default) and modality in (None, BRAIN_MRI):
+        return DEFAULT_MODEL
+    for one in list_models():
+        if one.modality == (modality or BRAIN_MRI) and family in (None, find_method(one.method).family):
+            return one.id
+    wanted = " and ".join(filter(None, (method, modality)))
+    raise DisyreError(f"No model for {wanted} is installed; train one, or name its folder.", kind="unknown_model")
+
+
+def _own_method(description: ModelDescription) -> str:
+    if description.method in HELPERS:
+        raise DisyreError(f"The model '{description.id}' only helps others to find anomalies; choose another one.")
+    return description.method
+
+
+def _as_it_is(score: Tensor) -> Tensor:
+    return score
+
+
+class Clock:
+    """Times stages and tells progress of their beginnings."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.seconds = progress, dict[str, float]()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Times one stage."""
+        self.progress(stage, 0.0)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def smooth(score: Tensor) -> Tensor:
+    """A 3 x 3 x 3 median."""
+    return torch.from_numpy(ndimage.median_filter(score.cpu().numpy(), size=3))
+
+
+def _restored(scan: Volume, brain: PreparedBrain, made: Restoration) -> Volume:
+    """The restored image in scan units where the method changed the scan, elsewhere the scan with all its detail."""
+    x, _ = brain.tensors()
+    change = brain.to_native((made.restored - x).abs()).voxels
+    share = np.clip(change / CLEAR_CHANGE, 0, 1)
+    restored = brain.intensities.restore(brain.to_native(made.restored).voxels)
+    return Volume((scan.voxels + share * (restored - scan.voxels)).astype(np.float32), scan.affine)

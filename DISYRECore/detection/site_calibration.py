@@ -1,0 +1,161 @@
+"""Site calibrations: thresholds of a model for one scanner, measured on healthy scans of that scanner."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.io.files import check_writable, write_text
+from DISYRECore.methods.base.score import PROBABILITIES
+from DISYRECore.models.description import find_model
+
+FOLDER = "sites"
+DISPLAY_THRESHOLD = 0.25
+"""Where the calibrated threshold of a residual or fused score lies on the display score; fixes its scale."""
+
+
+@dataclass(frozen=True)
+class SiteThreshold:
+    """The threshold of one contrast, in units of the score before it is scaled for display.
+
+    Attributes:
+        threshold: Score that the stated share of healthy voxels exceeds.
+        interval: 95 % bootstrap interval over the scans; None for a single scan.
+        scans: Number of healthy scans.
+        scan_rates: Share of voxels above the threshold in each of them, rising.
+        warnings: Sentences for whoever uses them.
+    """
+
+    threshold: float
+    interval: tuple[float, float] | None
+    scans: int
+    scan_rates: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SiteCalibration:
+    """What `disyre calibrate` stores; nothing in it tells who was scanned.
+
+    Attributes:
+        site: Its name.
+        model, model_sha256: What the thresholds belong to.
+        method: Likewise.
+        settings, by_contrast: Of the method, for all contrasts and for some.
+        normalise: See `models.description.DetectionSettings`.
+        rate: Share of healthy voxels above the thresholds.
+        thresholds: By contrast.
+        disyre: Version.
+    """
+
+    site: str
+    model: str
+    model_sha256: str
+    method: str
+    settings: dict[str, Any]
+    normalise: dict[str, str]
+    rate: float
+    thresholds: dict[str, SiteThreshold] = field(default_factory=dict)
+    disyre: str = ""
+    by_contrast: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def fits(self, basis: dict[str, Any]) -> bool:
+        """Whether the thresholds belong to this model, method and settings, see `detector.Detector.basis`."""
+        return all(getattr(self, name) == value for name, value in basis.items())
+
+    def display(self, contrast: str) -> tuple[float, float]:
+        """Score that is displayed as 1, and the threshold on the display score."""
+        threshold = self.thresholds[contrast].threshold
+        scale = display_scale(self.settings.get("score", "residual"), threshold)
+        return scale, threshold / scale
+
+    def to_json(self) -> str:
+        """Text of its file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def display_scale(score: str, threshold: float) -> float:
+    """Score that is displayed as 1: region and fused scores are probabilities and displayed as they are."""
+    return 1.0 if score in PROBABILITIES else max(threshold, 1e-9) / DISPLAY_THRESHOLD
+
+
+def save_site(calibration: SiteCalibration, model: str) -> Path:
+    """Writes a site calibration beside its model, or into the user's own models folder where the model's is read-only.
+
+    Args:
+        calibration: What to write.
+        model: Id or folder of its model.
+
+    Raises:
+        DisyreError: The name is no plain word, or neither folder can be written.
+    """
+    check_name(calibration.site)
+    for folder in _folders(model):
+        try:
+            check_writable(folder)
+        except DisyreError:
+            continue
+        write_text(calibration.to_json(), folder / f"{calibration.site}.json")
+        return folder / f"{calibration.site}.json"
+    raise DisyreError(
+        "The site calibration cannot be written anywhere; set DISYRE_MODELS to a folder of yours.", "output"
+    )
+
+
+def load_site(model: str, site: str) -> SiteCalibration:
+    """Reads the calibration of a site; the newer one if the model's folder and the user's hold one each.
+
+    Args:
+        model: Id or folder of the model.
+        site: Name of the site.
+
+    Raises:
+        DisyreError: There is none, or it is damaged.
+    """
+    check_name(site)
+    files = [path for folder in _folders(model) if (path := folder / f"{site}.json").is_file()]
+    if not files:
+        known = ", ".join(list_sites(model)) or "none"
+        raise DisyreError(
+            f"There is no site calibration '{site}' of model '{model}' (known: {known}); calibrate first."
+        )
+    return _read(max(files, key=lambda path: path.stat().st_mtime))
+
+
+def list_sites(model: str) -> list[str]:
+    """Names of the site calibrations of a model."""
+    return sorted({path.stem for folder in _folders(model) for path in folder.glob("*.json")})
+
+
+def _read(path: Path) -> SiteCalibration:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        thresholds = {name: SiteThreshold(**_tuples(one)) for name, one in values.pop("thresholds").items()}
+        return SiteCalibration(**values, thresholds=thresholds)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DisyreError(f"The site calibration {path.name} is not readable; calibrate again.") from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _folders(model: str) -> list[Path]:
+    """Beside the model, then in the user's own models folder."""
+    own = Path(os.environ.get("DISYRE_MODELS") or Path.home() / ".disyre" / "models")
+    return [find_model(model) / FOLDER, own / Path(model).name / FOLDER]
+
+
+def check_name(site: str) -> None:
+    """Refuses what cannot be the name of a file.
+
+    Raises:
+        DisyreError: It is empty, too long or holds other than letters, digits, dots, dashes and underscores.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,63}", site, re.ASCII):
+        raise DisyreError(f"'{site}' is no name for a site; use letters, digits, dots, dashes and underscores.")

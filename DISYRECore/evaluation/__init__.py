@@ -1,0 +1,1 @@
+"""Figures: datasets, metrics, protocols, calibration."""

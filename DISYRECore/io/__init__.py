@@ -1,0 +1,1 @@
+"""Images and files: reading, writing, grids, labels."""

@@ -1,0 +1,67 @@
+"""Folders: where the bundled data are, and where results go to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from DISYRECore.errors import DisyreError
+
+if TYPE_CHECKING:
+    pass
+
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def short_name(path: Path | str) -> str:
+    """Name of a file or folder for messages; ``The image`` for a volume that came from none."""
+    return Path(path).absolute().name if str(path) else "The image"
+
+
+def image_suffix(path: Path) -> str:
+    """The known image ending of a file name, in lower case; empty for any other."""
+    return next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
+def resources() -> Path:
+    """Folder of the bundled models and data: inside the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "Resources"
+    return inside if inside.is_dir() else package.parent / "Resources"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder, so that an impossible one is refused before any computing.
+
+    Raises:
+        DisyreError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DisyreError(f"Nothing can be written to {folder}; choose another output folder.", "output") from error
+
+
+def write_text(text: str, path: Path | str) -> None:
+    """Writes a text file in UTF-8, whole or not at all.
+
+    Raises:
+        DisyreError: The file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        reason = error.strerror or "unknown reason"
+        raise DisyreError(f"Cannot write {path} ({reason}); choose another folder.", kind="output") from error

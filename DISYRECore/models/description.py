@@ -1,0 +1,179 @@
+"""What `model.json` says of a model, and where models are found. Light: no torch.
+
+A model is a folder with `model.json` and `weights.safetensors`; nothing in it can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from DISYRECore.errors import DisyreError
+from DISYRECore.io.files import resources
+
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+FORMAT = 2
+"""Of `model.json`; older ones are brought to it by `migrated`."""
+
+DEFAULT_MODEL, DEFAULT_METHOD = "brain-restoration", "disyre-v2"
+BRAIN_MRI = "brain-mri"
+SKULL_STRIP, SMALL_LESIONS = "skull-strip", "small-lesions"
+HELPERS = (SKULL_STRIP, SMALL_LESIONS)
+"""In place of a method: what models do that detect nothing by themselves."""
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
+    """Another network whose anomalies count too, see `detection.ensemble`.
+
+    Attributes:
+        model: Id of its model.
+        contrasts: Contrasts in which it counts.
+        weight: Added to the log odds of what it marks.
+    """
+
+    model: str
+    contrasts: tuple[str, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How a model is used for detection; chosen by measurement, written by a command, never by hand.
+
+    Attributes:
+        settings: Of the method, for example the severities of its ensemble.
+        by_contrast: Settings that a contrast has besides, or instead.
+        members: Further networks of the ensemble.
+        normalise: How the scores of each scan are brought to one scale, per contrast, see
+            `detection.scale.NORMALISATIONS`; ``none`` for contrasts that it does not name.
+        score_scale: Score that is displayed as 1, per contrast.
+        thresholds: Default threshold on the display score, per contrast.
+        false_positive_rate: Share of healthy voxels above the thresholds when they were calibrated.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    by_contrast: dict[str, dict[str, Any]] = field(default_factory=dict)
+    members: tuple[EnsembleMember, ...] = ()
+    normalise: dict[str, str] = field(default_factory=dict)
+    score_scale: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    false_positive_rate: float = 0.01
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What `model.json` says.
+
+    Attributes:
+        id: Name of the folder.
+        title: One line for people.
+        version: Of the weights.
+        method: Default method, or one of `HELPERS`.
+        network: Plain settings of the network; ``kind`` names it, see `models.registry`.
+        spacing_mm: Spacing of the model grid.
+        contrasts: Contrasts it was trained for.
+        modality: What it looks at, see `preprocessing.modalities`.
+        detection: How it is used.
+        training: Data, licence, seeds, compute; free text by key.
+    """
+
+    id: str
+    title: str
+    version: str
+    method: str
+    network: dict[str, Any]
+    spacing_mm: float
+    contrasts: tuple[str, ...]
+    modality: str = BRAIN_MRI
+    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text of `model.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+
+def model_folders() -> list[Path]:
+    """Folders that may hold models: `DISYRE_MODELS` first, then the bundled ones."""
+    named = os.environ.get("DISYRE_MODELS")
+    return [*([Path(named)] if named else []), resources() / "Models"]
+
+
+def list_models() -> list[ModelDescription]:
+    """Descriptions of all models for detection that can be found, each id once."""
+    found: dict[str, ModelDescription] = {}
+    for place in model_folders():
+        for path in sorted(place.glob(f"*/{DESCRIPTION}")):
+            found.setdefault(path.parent.name, read_description(path.parent))
+    return [one for one in found.values() if one.method not in HELPERS]
+
+
+def usual_detection(method: str, spacing_mm: float) -> DetectionSettings:
+    """How the installed model of a method is used, which a new one starts from; thresholds come with calibration."""
+    for one in list_models():
+        if one.method == method:
+            members = one.detection.members if one.spacing_mm == spacing_mm else ()
+            return DetectionSettings(one.detection.settings, one.detection.by_contrast, members)
+    return DetectionSettings()
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model given by id or by path.
+
+    Raises:
+        DisyreError: There is none; the sentence names those that exist.
+    """
+    for folder in [place / name for place in model_folders()] + [Path(name)]:
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    known = ", ".join(d.id for d in list_models()) or "none is installed"
+    raise DisyreError(f"There is no model '{name}'; available: {known}.", kind="unknown_model")
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """Reads `model.json`, of this format or the one before.
+
+    Raises:
+        DisyreError: It is missing or damaged.
+    """
+    try:
+        values = migrated(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+        values["contrasts"] = tuple(values["contrasts"])
+        return ModelDescription(**{**values, "detection": _detection(values["detection"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
+
+
+def _detection(values: dict[str, Any]) -> DetectionSettings:
+    members = tuple(EnsembleMember(**{**m, "contrasts": tuple(m["contrasts"])}) for m in values.get("members", ()))
+    found = DetectionSettings(**{**values, "members": members})
+    tables = (found.settings, found.by_contrast, found.thresholds, found.normalise, *found.by_contrast.values())
+    if not all(isinstance(one, dict) for one in tables):
+        raise TypeError("no table")
+    return found
+
+
+def migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `model.json` in `FORMAT`, from that or the format before, which had no number."""
+    values = dict(values)
+    if values.pop("format", 1) == FORMAT:
+        return values
+    method = {"extraction": SKULL_STRIP, "spots": SMALL_LESIONS}.get(values["method"], values["method"])
+    kind = method if method in HELPERS else "diffusion" if method in ("anofpdm", "synomaly") else "restoration"
+    by_contrast = {contrast: _renamed(one) for contrast, one in values.pop("contrast_settings", {}).items()}
+    spots = {contrast: one.pop("spots") for contrast, one in by_contrast.items() if "spots" in one}
+    members = [{"model": "brain-small-lesions", "contrasts": [c], "weight": weight} for c, weight in spots.items()]
+    tables = ("normalise", "score_scale", "thresholds", "false_positive_rate")
+    detection = {name: values.pop(name) for name in tables if name in values}
+    detection |= {"settings": _renamed(values.pop("settings")), "by_contrast": by_contrast, "members": members}
+    network = {"kind": kind, **{{"looks": "stages"}.get(name, name): v for name, v in values["network"].items()}}
+    modality = values.pop("profile", BRAIN_MRI)
+    return {**values, "method": method, "network": network, "modality": modality, "detection": detection}
+
+
+def _renamed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {{"draws": "samples"}.get(name, name): value for name, value in settings.items()}

@@ -1,0 +1,1 @@
+"""Healthy scans, lesions and test sets from label maps."""

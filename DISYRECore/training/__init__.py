@@ -1,0 +1,1 @@
+"""Training: configs, data, tasks and the loop."""

@@ -1,0 +1,118 @@
+"""Learning Synomaly noise on healthy slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from DISYRECore.corruption.diffusion import to_signed
+from DISYRECore.corruption.families import CorruptionSettings
+from DISYRECore.corruption.synomaly_noise import synomaly_noise
+from DISYRECore.errors import DisyreError
+from DISYRECore.methods.base import Restore
+from DISYRECore.methods.synomaly import SCHEDULE as COSINE
+from DISYRECore.methods.synomaly import departure, synomaly
+from DISYRECore.models.description import ModelDescription
+from DISYRECore.models.diffusion_unet import DiffusionNetwork
+from DISYRECore.training.config import TrainingSettings
+from DISYRECore.training.tasks.noise import (
+    VALIDATION_SEED,
+    VALIDATION_SLICES,
+    NoisyBatch,
+    check_highest,
+    describe,
+    draw_steps,
+    network_of,
+    noise_loss,
+    precision,
+    predictor,
+    slices_of,
+)
+from DISYRECore.training.tasks.restoration import Batch
+
+NOISE_STEPS, KERNELS = (100, 150, 200, 250, 300), (3, 5, 7, 11, 15)
+THRESHOLDS = np.arange(0.1, 0.46, 0.05)
+
+
+class SynomalyTask:
+    """Learns e(x_t, t) of healthy slices under `synomaly_noise`."""
+
+    schedule = COSINE
+
+    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
+        self.steps = settings.noise_steps or NOISE_STEPS
+        check_highest(settings, max(self.steps))
+        self.settings, self.device, self.found = settings, device, dict[str, Any]()
+        plain = replace(settings, corruption=CorruptionSettings(anomalies=(1.0,)), reuse=1)
+        self.batches = slices_of(plain, labelmaps, settings.train, device, healthy=True)
+        self.held_out = slices_of(settings, labelmaps, settings.validation, device) if validates else None
+
+    def network(self) -> DiffusionNetwork:
+        """A fresh network."""
+        return DiffusionNetwork(network_of(self.settings)).to(self.device)
+
+    def make(self, count: int, seed: int) -> NoisyBatch:
+        """A batch of healthy slices with noise and steps."""
+        batch, noise = self.batches.make(count, seed), self.settings.noise
+        image, region = to_signed(batch.healthy), batch.mask if noise.inside else None
+        generator = Generator(self.device).manual_seed(seed + 1)
+        drawn, _ = synomaly_noise((count, *image.shape[1:]), noise, generator, region)
+        return NoisyBatch(image, drawn, draw_steps(count, self.settings.highest_step, generator))
+
+    def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
+        """See `noise_loss`."""
+        return noise_loss(network, batch, self.schedule, self.settings.vlb)
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
+        """Chooses step, blur and threshold by Dice on held-out slices with synthetic anomalies."""
+        if self.held_out is None:
+            return {}
+        batch = self.held_out.make(count, VALIDATION_SEED)
+        on_cpu = replace(batch, **{name: value.cpu() for name, value in vars(batch).items()})
+        restored = restore_all(predictor(network, self.device), on_cpu, self.steps, self.settings.slice_shape)
+        self.found, dice = choose_threshold(restored, on_cpu)
+        chosen = departure(to_signed(on_cpu.corrupted[:, 0]), restored[self.found["step"]], self.found["kernel"])
+        return {"dice": dice, **{f"best_{name}": float(value) for name, value in self.found.items()}} | precision(
+            chosen, on_cpu
+        )
+
+    def describe(self, step: int) -> ModelDescription:
+        """Description of the model as it stands."""
+        return describe(self.settings, step, self.found)
+
+
+def restore_all(predict: Restore, batch: Batch, steps: Sequence[int], shape: tuple[int, int]) -> dict[int, Tensor]:
+    """Slices restored by `synomaly` from each of the noise steps, (B, Y, X) in [-1, 1]."""
+    x, everywhere = batch.corrupted[:, 0], torch.ones_like(batch.mask)
+    return {t: to_signed(synomaly(predict, x, everywhere, step=t, shape=shape).restored) for t in steps}
+
+
+def choose_threshold(restored: dict[int, Tensor], batch: Batch) -> tuple[dict[str, Any], float]:
+    """Step, blur and threshold of `synomaly` with the best Dice over all brain pixels, and that Dice.
+
+    Raises:
+        DisyreError: There is no anomaly among the slices.
+    """
+    x, truth = to_signed(batch.corrupted[:, 0]), batch.region[batch.mask]
+    if not truth.any():
+        raise DisyreError("Validation needs anomalous slices, but there are none; give more slices.")
+    best: tuple[float, dict[str, Any]] = (-1.0, {})
+    for step, image in restored.items():
+        for kernel in KERNELS:
+            change = departure(x, image, kernel)[batch.mask]
+            for threshold in THRESHOLDS:
+                dice = _dice(change >= threshold, truth)
+                found = {"step": step, "kernel": kernel, "threshold": round(float(threshold), 2)}
+                best = max(best, (dice, found), key=lambda one: one[0])
+    return best[1], best[0]
+
+
+def _dice(found: Tensor, truth: Tensor) -> float:
+    return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())

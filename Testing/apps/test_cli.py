@@ -1,0 +1,256 @@
+"""The command line as users meet it: real files, the bundled model, exit codes and sentences."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from support import ROOT, write_dicom
+
+from DISYRECore.apps.cli import main
+from DISYRECore.io.read import read_mask, read_volume
+from DISYRECore.io.volume import Volume, to_canonical
+from DISYRECore.io.write import write_volume
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_case
+
+ANATOMY = ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"
+IMAGES = ("score", "anomalies", "restored", "brain_mask")
+FILES = {*(f"{name}.nii.gz" for name in IMAGES), "findings.csv", "report.html", "run.json"}
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A FLAIR scan of the bundled anatomy with a mass, 2 mm so that it is fast."""
+    return synthesise_case(load_anatomies([ANATOMY]), 0, 3, contrast="FLAIR", kind="mass", spacing_mm=2.0)
+
+
+@pytest.fixture(scope="module")
+def scan(case, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    write_volume(case.scan, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(scan, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("result")
+    assert main(["detect", str(scan), "-o", str(out)]) == 0
+    return out
+
+
+def test_detect_writes_everything_on_the_grid_of_the_input(scan, result):
+    assert {path.name for path in result.iterdir()} == FILES
+    native = read_volume(scan)
+    for name in IMAGES:
+        written = sitk.ReadImage(str(result / f"{name}.nii.gz"))
+        assert written.GetSize() == native.shape
+        np.testing.assert_allclose(written.GetSpacing(), native.spacing_mm, atol=1e-4)
+
+
+def test_the_lesion_scores_higher_than_the_rest_of_the_brain(case, result):
+    score = read_volume(result / "score.nii.gz").voxels
+    lesion, brain = case.truth.voxels > 0, case.brain_mask.voxels > 0
+    assert score[lesion].mean() > 5 * score[brain & ~lesion].mean()
+    looked_at = read_mask(result / "brain_mask.nii.gz", read_volume(result / "score.nii.gz").grid)
+    assert score[~looked_at].max() == 0
+
+
+def test_findings_table_agrees_with_the_label_image(result):
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(result / "anomalies.nii.gz")))
+    with (result / "findings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == labels.max()
+    for row in rows:
+        volume_ml = (labels == int(row["label"])).sum() * 0.008
+        assert float(row["volume_ml"]) == pytest.approx(volume_ml, rel=0.01)
+
+
+def test_record_says_what_was_run(result):
+    record = json.loads((result / "run.json").read_text())
+    assert record["method"] == "disyre-v2"
+    assert record["model"] == "brain-restoration"
+    assert len(record["model_sha256"]) == 64
+    assert record["scan"]["brain_mask"] == "stripped"
+    assert set(record["seconds"]) == {"read", "prepare", "restore", "map back", "findings"}
+
+
+def test_report_is_self_contained_and_carries_the_caution(result):
+    html = (result / "report.html").read_text(encoding="utf-8")
+    assert "Not a medical device" in html
+    assert not re.findall(r"https?://(?!www\.w3\.org)", html)
+
+
+@pytest.mark.parametrize("codes", [("L", "P", "S"), ("S", "R", "A"), ("P", "I", "L")])
+def test_the_score_does_not_depend_on_the_orientation_of_the_array(case, result, tmp_path, codes):
+    turned = _turned(case.scan, codes)
+    write_volume(turned, tmp_path / "turned.nii.gz")
+    assert main(["detect", str(tmp_path / "turned.nii.gz"), "-o", str(tmp_path / "out")]) == 0
+    score = to_canonical(read_volume(tmp_path / "out" / "score.nii.gz")).voxels
+    np.testing.assert_allclose(score, to_canonical(read_volume(result / "score.nii.gz")).voxels, atol=0.02)
+
+
+def _turned(volume: Volume, codes: tuple[str, str, str]) -> Volume:
+    """The same scan with its array axes running towards other sides."""
+    axis = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    order = [axis[code] for code in codes]
+    flips = [code in "LPI" for code in codes]
+    voxels = np.transpose(volume.voxels, order)
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+        change[old, new] = -1 if flip else 1
+        change[old, 3] = volume.shape[old] - 1 if flip else 0
+    slices = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    return Volume(np.ascontiguousarray(voxels[slices]), volume.affine @ change)
+
+
+def test_method_threshold_and_contrast_are_obeyed(scan, tmp_path):
+    arguments = ["--method", "ruler", "--threshold", "0.9", "--contrast", "T2"]
+    assert main(["detect", str(scan), "-o", str(tmp_path), *arguments]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["method"], record["threshold"], record["scan"]["contrast"]) == ("ruler", 0.9, "T2")
+    assert record["model"] is None
+
+
+def test_a_given_mask_is_used(case, scan, tmp_path):
+    half = case.brain_mask.voxels.copy()
+    half[: half.shape[0] // 2] = 0
+    write_volume(Volume(half, case.brain_mask.affine), tmp_path / "half.nii.gz")
+    assert main(["detect", str(scan), "-o", str(tmp_path / "out"), "--mask", str(tmp_path / "half.nii.gz")]) == 0
+    score = read_volume(tmp_path / "out" / "score.nii.gz").voxels
+    assert score[half == 0].max() == 0
+    assert score.max() > 0
+
+
+def test_a_dicom_folder_gives_the_same_as_the_nifti_and_no_names(case, result, tmp_path):
+    rounded = Volume(np.rint(case.scan.voxels).astype(np.uint16), case.scan.affine)
+    series = write_dicom(tmp_path / "DOE^JOHN", rounded)
+    assert main(["detect", str(series), "-o", str(tmp_path / "out")]) == 0
+    dicom = to_canonical(read_volume(tmp_path / "out" / "score.nii.gz"))
+    nifti = to_canonical(read_volume(result / "score.nii.gz"))
+    np.testing.assert_allclose(dicom.affine, nifti.affine, atol=1e-3)
+    assert np.corrcoef(dicom.voxels.ravel(), nifti.voxels.ravel())[0, 1] > 0.98
+    for path in (tmp_path / "out").iterdir():
+        assert b"JOHN" not in path.read_bytes()
+
+
+def test_a_folder_of_scans_goes_on_after_a_bad_one(scan, tmp_path, capsys):
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(scan.read_bytes())
+    (folder / "b.nii.gz").write_bytes(scan.read_bytes()[:2000])
+    (folder / "c.nii.gz").write_bytes(scan.read_bytes())
+    assert main(["detect", str(folder), "-o", str(tmp_path / "out"), "--method", "ruler"]) == 2
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["ok", "failed", "ok"]
+    assert {path.name for path in (tmp_path / "out" / "c").iterdir()} == FILES
+    assert "disyre: b:" in capsys.readouterr().err
+
+
+def _bad_inputs(folder: Path) -> dict[str, Path]:
+    random = np.random.default_rng(0)
+
+    def image(name: str, voxels: np.ndarray, vector: bool = False) -> Path:
+        sitk.WriteImage(sitk.GetImageFromArray(voxels, isVector=vector), str(folder / name))
+        return folder / name
+
+    (folder / "empty").mkdir()
+    (folder / "text.nii.gz").write_text("this is no image")
+    whole = image("whole.nii.gz", random.random((40, 40, 40), np.float32)).read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return {
+        "missing": folder / "nowhere.nii.gz",
+        "empty folder": folder / "empty",
+        "text": folder / "text.nii.gz",
+        "truncated": folder / "cut.nii.gz",
+        "2D": image("flat.nii.gz", random.random((40, 40), np.float32)),
+        "4D": image("frames.nii.gz", random.random((3, 10, 20, 20), np.float32)),
+        "RGB": image("colour.nii.gz", random.integers(0, 255, (10, 20, 20, 3), np.uint8), vector=True),
+        "constant": image("constant.nii.gz", np.ones((30, 30, 30), np.float32)),
+        "all NaN": image("nan.nii.gz", np.full((30, 30, 30), np.nan, np.float32)),
+        "noise, no brain": image("noise.nii.gz", random.random((40, 40, 40), np.float32)),
+    }
+
+
+BAD = ("missing", "empty folder", "text", "truncated", "2D", "4D", "RGB", "constant", "all NaN", "noise, no brain")
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(tmp_path_factory):
+    return _bad_inputs(tmp_path_factory.mktemp("bad"))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(bad_inputs, kind, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["detect", str(bad_inputs[kind]), "-o", str(out)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("disyre:")]
+    assert len(lines) == 1
+    assert lines[0].endswith(".")
+    assert "Traceback" not in lines[0]
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_unknown_model_method_and_device_are_named(scan, tmp_path, capsys):
+    assert main(["detect", str(scan), "-o", str(tmp_path), "--model", "nonsense"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    assert main(["detect", str(scan), "-o", str(tmp_path), "--method", "magic"]) == 2
+    assert "disyre-v2" in capsys.readouterr().err
+
+
+def test_unwritable_output_is_refused_before_computing(scan, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["detect", str(scan), "-o", str(tmp_path / "file" / "out")]) == 2
+    assert "choose another output folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path, capsys):
+    assert main(["detect", str(tmp_path / "nowhere.nii.gz"), "-o", str(tmp_path), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_command_runs_as_a_process_of_its_own(scan, tmp_path):
+    """Progress goes to stderr, the path of the report to stdout, and the exit code is right."""
+    command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(tmp_path), "--method", "ruler"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "report.html")
+    missing = [*command[:4], str(tmp_path / "no.nii.gz"), "-o", str(tmp_path)]
+    wrong = subprocess.run(missing, capture_output=True, text=True, cwd=ROOT)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_models_lists_the_bundled_one(capsys):
+    assert main(["models"]) == 0
+    assert "brain-restoration" in capsys.readouterr().out
+
+
+def test_synthesize_and_evaluate(tmp_path, capsys):
+    data = tmp_path / "data"
+    maps = ["--labelmaps", str(ANATOMY.parent), "--maps", ANATOMY.name]
+    assert main(["synthesize", "-o", str(data), *maps, "--count", "4", "--contrasts", "FLAIR", "--seed", "1"]) == 0
+    assert main(["evaluate", str(data), "--report", str(tmp_path / "report"), "--methods", "ruler"]) == 0
+    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["ruler"]
+    assert figures["cases"] == 4
+    assert 0 < figures["prevalence"] < figures["ap"] <= 1
+    assert "| FLAIR | ruler | 4 |" in capsys.readouterr().out
+
+
+def test_heads_have_skin_and_the_same_brain_mask():
+    bank = load_anatomies([ANATOMY], (236, 244, 220))
+    case = synthesise_case(bank, 0, 3, contrast="T1", kind="none", spacing_mm=4.0, head=True)
+    brain = case.brain_mask.voxels > 0
+    outside = case.scan.voxels[~brain]
+    assert (outside > 100).sum() * 0.064 > 500
+    assert 900 < brain.sum() * 0.064 < 2200

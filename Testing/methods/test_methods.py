@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from DISYRECore.corruption.severity import severity_of, step_of
+from DISYRECore.errors import DisyreError
+from DISYRECore.methods import DIFFUSION, METHODS, NEEDS_NO_MODEL, disyre, evaluations
+from DISYRECore.methods import z_score as ruler
+from DISYRECore.methods.base import Restore
+from DISYRECore.methods.base.score import bright_evidence
+from DISYRECore.methods.dae import coarse_noise
+from DISYRECore.methods.disyre_v2 import disyre_v2
+from DISYRECore.synthesis.intensity import expand
+
+SHAPE = (5, 12, 10)
+RESTORING = {name: method for name, method in METHODS.items() if name not in DIFFUSION}
+LEARNED = [name for name in RESTORING if name not in NEEDS_NO_MODEL]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Recorder:
+    """Wraps a restorer and keeps what it was asked."""
+
+    def __init__(self, restore: Callable[[Tensor, int], tuple[Tensor, Tensor | None]]) -> None:
+        self.restore, self.images, self.steps = restore, list[Tensor](), list[int]()
+
+    def __call__(self, x: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        self.images.append(x.clone())
+        self.steps.append(step)
+        return self.restore(x, step)
+
+
+def identity(x: Tensor, step: int) -> tuple[Tensor, None]:
+    return x, None
+
+
+class Corrupted:
+    """A healthy volume, its corruption, and the oracle that knows the healthy one."""
+
+    def __init__(self, alpha: float = 0.7) -> None:
+        self.mask = random(*SHAPE, seed=1) < 0.7
+        self.healthy, patch, m = (random(*SHAPE, seed=seed) * self.mask for seed in (2, 3, 4))
+        self.x = (1 - alpha * m) * self.healthy + alpha * m * patch
+        self.change = alpha * m * (patch - self.healthy).abs()
+
+    def oracle(self, x: Tensor, step: int) -> tuple[Tensor, None]:
+        return self.healthy, None
+
+
+@pytest.fixture
+def corrupted() -> Corrupted:
+    return Corrupted()
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_network_that_changes_nothing_finds_nothing(method: str, corrupted: Corrupted) -> None:
+    made = METHODS[method](identity, corrupted.x, corrupted.mask)
+    assert not made.score.any()
+    assert torch.equal(made.restored, corrupted.x)
+
+
+def test_one_step_score_with_the_oracle_is_the_corruption_itself(corrupted: Corrupted) -> None:
+    made = disyre_v2(corrupted.oracle, corrupted.x, corrupted.mask, severities=(0.5,))
+    assert torch.allclose(made.score, corrupted.change, atol=1e-6)
+    assert torch.equal(made.restored, corrupted.healthy)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10])
+def test_iterative_restoration_with_the_oracle_shrinks_the_corruption_step_by_step(
+    corrupted: Corrupted, steps: int
+) -> None:
+    watched = Recorder(corrupted.oracle)
+    made = disyre(watched, corrupted.x, corrupted.mask, steps=steps)
+    a = severity_of(torch.tensor(watched.steps)).tolist()
+    assert torch.equal(watched.images[0], corrupted.x)
+    for n in range(steps - 1):
+        before, after = (image - corrupted.healthy for image in watched.images[n : n + 2])
+        assert torch.allclose(after, a[n + 1] / a[n] * before, atol=1e-6)
+    assert torch.equal(made.restored, corrupted.healthy)
+    assert torch.allclose(made.score, sum(a) / a[0] / steps * corrupted.change, atol=1e-5)
+
+
+def test_iterative_restoration_starts_at_full_severity_and_takes_equal_strides(corrupted: Corrupted) -> None:
+    for direction, steps in (("monotone", [99, 74, 49, 24]), ("published-code", [0, 25, 50, 75])):
+        watched = Recorder(corrupted.oracle)
+        disyre(watched, corrupted.x, corrupted.mask, direction=direction)
+        assert watched.steps == steps
+
+
+@pytest.mark.parametrize("direction", ["monotone", "published-code"])
+def test_sampler_tells_the_network_the_steps_that_training_would(corrupted: Corrupted, direction: str) -> None:
+    severities = (0.05, 0.3, 0.9)
+    watched = Recorder(corrupted.oracle)
+    disyre_v2(watched, corrupted.x, corrupted.mask, severities=severities, direction=direction)
+    assert watched.steps == [int(step_of(torch.tensor([a]), direction)) for a in severities]
+    watched = Recorder(corrupted.oracle)
+    disyre(watched, corrupted.x, corrupted.mask, direction=direction)
+    mixed_with = severity_of(torch.tensor([99, 74, 49, 24]))
+    assert watched.steps == step_of(mixed_with, direction).tolist()
+
+
+def test_ensemble_is_the_mean_of_its_members_on_the_unchanged_input(corrupted: Corrupted) -> None:
+    def restore(x: Tensor, step: int) -> tuple[Tensor, None]:
+        return x * (step / 99), None
+
+    watched, severities = Recorder(restore), (0.2, 0.6, 0.95)
+    together = disyre_v2(watched, corrupted.x, corrupted.mask, severities=severities)
+    assert all(torch.equal(image, corrupted.x) for image in watched.images)
+    alone = [disyre_v2(restore, corrupted.x, corrupted.mask, severities=(a,)) for a in severities]
+    assert torch.allclose(together.score, torch.stack([one.score for one in alone]).mean(0), atol=1e-6)
+    assert torch.allclose(together.restored, torch.stack([one.restored for one in alone]).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", RESTORING)
+def test_nothing_is_found_outside_the_brain(method: str) -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.5
+
+    def wild(x: Tensor, step: int) -> tuple[Tensor, None]:
+        return 3 * random(*SHAPE, seed=step) - 1, None
+
+    made = METHODS[method](wild, x, mask)
+    assert not made.score[~mask].any()
+    assert not made.restored[~mask].any()
+    assert made.score[mask].any()
+    assert (made.score >= 0).all()
+    assert 0 <= made.restored.min() <= made.restored.max() <= 1
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_scores_combine_residual_and_region(method: str, corrupted: Corrupted) -> None:
+    logit = 4 * random(*SHAPE, seed=9) - 2
+
+    def restore(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return corrupted.healthy, logit
+
+    scores = {
+        score: METHODS[method](restore, corrupted.x, corrupted.mask, score=score).score
+        for score in ("residual", "region", "fused")
+    }
+    assert torch.allclose(scores["region"], torch.sigmoid(logit) * corrupted.mask)
+    odds = torch.exp(logit + 4 * torch.tanh(scores["residual"] / 0.1))
+    assert torch.allclose(scores["fused"], odds / (1 + odds) * corrupted.mask, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("score", ["region", "fused", "nonsense"])
+def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupted: Corrupted) -> None:
+    with pytest.raises(DisyreError, match="residual"):
+        METHODS[method](corrupted.oracle, corrupted.x, corrupted.mask, score=score)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("disyre-v2", {}),
+        ("disyre-v2", {"severities": (0.1, 0.9)}),
+        ("disyre", {}),
+        ("disyre", {"steps": 7}),
+        ("dae", {}),
+        ("ruler", {}),
+    ],
+)
+def test_the_number_of_evaluations_is_known_beforehand(
+    method: str, settings: dict[str, Any], corrupted: Corrupted
+) -> None:
+    watched = Recorder(corrupted.oracle)
+    METHODS[method](watched, corrupted.x, corrupted.mask, **settings)
+    assert len(watched.steps) == evaluations(method, settings)
+
+
+def linear_scan() -> tuple[Tensor, Tensor]:
+    """A brain around .3 and one bright spot, below the knee of the intensity compression."""
+    x = 0.3 + 0.02 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    x[2, 5, 5] = 0.48
+    return x, torch.ones(SHAPE, dtype=torch.bool)
+
+
+def test_ruler_is_its_equation() -> None:
+    x, mask = linear_scan()
+    made = ruler(None, x, mask)
+    median = x.median()
+    z = (x - median) / (1.4826 * (x - median).abs().median())
+    assert torch.allclose(made.score, (z / 12).clamp(0, 1), atol=1e-6)
+    assert int(made.score.argmax()) == int(x.argmax())
+    assert torch.equal(made.restored, x)
+
+
+def test_ruler_measures_brightness_in_spreads_of_the_brain_alone() -> None:
+    x, mask = linear_scan()
+    mask[:, :4] = False
+    expected = ruler(None, x, mask).score
+    junk = torch.where(mask, x, torch.full_like(x, 0.9))
+    assert torch.equal(ruler(None, junk, mask).score, expected)
+    assert torch.allclose(ruler(None, 0.5 * x + 0.1, mask).score, expected, atol=1e-5)
+
+
+def test_ruler_sees_bright_lesions_uncompressed() -> None:
+    x, mask = linear_scan()
+    x[0, 0, 0], x[0, 0, 1] = 0.7, 0.8
+    brain, score = expand(x), ruler(None, x, mask).score
+    gain = (score[2, 5, 5] - score[1, 1, 1].clamp(min=0)) / (brain[2, 5, 5] - brain.median())
+    assert float(score[0, 0, 0]) == pytest.approx(min(1.0, float(gain * (brain[0, 0, 0] - brain.median()))), rel=0.2)
+
+
+def test_ruler_survives_a_constant_brain() -> None:
+    flat = torch.full(SHAPE, 0.4)
+    assert not ruler(None, flat, torch.ones(SHAPE, dtype=torch.bool)).score.any()
+
+
+def test_all_methods_share_one_signature(corrupted: Corrupted) -> None:
+    restore: Restore = corrupted.oracle
+    for method in RESTORING.values():
+        made = method(restore, corrupted.x, corrupted.mask)
+        assert made.score.shape == made.restored.shape == SHAPE
+
+
+def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
+    """A network that treats left and right alike gives the same score with and without the mirrored input."""
+    x = torch.rand(4, 8, 6, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(x, dtype=torch.bool)
+    calls: list[Tensor] = []
+
+    def restore(volume: Tensor, step: int) -> tuple[Tensor, None]:
+        calls.append(volume)
+        return volume * 0.5 + 0.1, None
+
+    plain = disyre_v2(restore, x, mask, severities=(0.5,))
+    both = disyre_v2(restore, x, mask, severities=(0.5,), mirror=True)
+    assert torch.equal(calls[2], x.flip(2))
+    assert torch.allclose(plain.score, both.score)
+    assert torch.allclose(plain.restored, both.restored)
+
+
+def test_a_magnified_mirror_image_comes_back_to_its_place() -> None:
+    """A blob on one side is restored and marked where it is, although the network saw it mirrored and larger."""
+    x = torch.full((12, 24, 20), 0.4)
+    x[3:7, 5:11, 12:17] = 0.9
+    seen = Recorder(lambda v, _: (torch.full_like(v, 0.4), (v - 0.65) * 40))
+    made = disyre_v2(
+        seen, x, torch.ones_like(x, dtype=torch.bool), severities=(0.5,), mirror=True, zoom=1.5, score="region"
+    )
+    assert [tuple(image.shape) for image in seen.images] == [(12, 24, 20), (18, 36, 30)]
+    assert torch.allclose(made.restored, torch.full_like(x, 0.4), atol=0.13)
+    assert (made.score > 0.5).eq(x > 0.65).float().mean() > 0.99
+    assert made.score[4:6, 6:10, 13:16].min() > 0.9
+
+
+def test_magnifying_alone_changes_nothing() -> None:
+    x = random(*SHAPE)
+    made = disyre_v2(identity, x, x >= 0, severities=(0.5,), mirror=True, zoom=1.2)
+    assert not made.score.any()
+    assert torch.equal(made.restored, x)
+
+
+def test_what_one_slice_alone_marks_fades() -> None:
+    x, mask = torch.zeros(15, 16, 14), torch.ones(15, 16, 14, dtype=torch.bool)
+    logit = torch.full_like(x, -4.0)
+    logit[3, 4:8, 4:8] = logit[8:12, 9:13, 9:13] = 4.0
+    sharp, smooth = (
+        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="region", smooth=width).score
+        for width in (0.0, 1.0)
+    )
+    assert sharp[3, 5, 5] == pytest.approx(float(sharp[10, 11, 11]))
+    assert smooth[3, 5:7, 5:7].max() < 0.3
+    assert smooth[9:11, 10:12, 10:12].min() > 0.8
+
+
+def test_brightness_raises_the_score_of_bright_voxels_and_of_no_others() -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
+    logit = torch.zeros_like(x)
+    plain, bright = (
+        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="fused", brightness=weight).score
+        for weight in (0.0, 1.0)
+    )
+    low, high = x[mask].quantile(0.5), x[mask].quantile(0.96)
+    assert (plain[mask] == 0.5).all()
+    assert (bright[mask & (x > high)] > 0.5).all()
+    dark = bright[mask & (x < low)]
+    assert torch.allclose(dark, torch.tensor(1 / 20), atol=1e-4)
+    assert not bright[~mask].any()
+    order = x[mask & (x > low)].argsort()
+    assert (bright[mask & (x > low)][order].diff() >= 0).all()
+
+
+def test_brightness_leaves_residuals_and_empty_masks_alone() -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
+    scores = [disyre_v2(lambda v, _: (v * 0, None), x, mask, brightness=weight).score for weight in (0.0, 1.0)]
+    assert torch.equal(*scores)
+    assert bright_evidence(x, torch.zeros_like(mask)).abs().sum() == 0
+
+
+def test_changes_of_the_rare_sign_count_by_their_weight() -> None:
+    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    made = {
+        setting: disyre_v2(lambda v, _: (v * 0 + 0.5, None), x, mask, **{setting: 0.25}).score
+        for setting in ("bright", "dark")
+    }
+    change = x - 0.5
+    assert torch.allclose(made["bright"], torch.where(change > 0, 0.25 * change, -change))
+    assert torch.allclose(made["dark"], torch.where(change > 0, change, -0.25 * change))
+
+
+@pytest.mark.parametrize("weights", [{"bright": -0.1}, {"dark": -1.0}, {"bright": 0.0, "dark": 0.0}])
+def test_weights_of_signs_that_mean_nothing_are_refused(weights: dict[str, float]) -> None:
+    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    with pytest.raises(DisyreError, match="weighted"):
+        disyre_v2(lambda v, _: (v, None), x, mask, **weights)
+
+
+def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:
+    watched = Recorder(corrupted.oracle)
+    made = METHODS["dae"](watched, corrupted.x, corrupted.mask)
+    restored, _ = corrupted.oracle(corrupted.x, 0)
+    assert watched.steps == [0]
+    assert torch.equal(made.score, (corrupted.x - restored).abs() * corrupted.mask)
+
+
+def test_coarse_noise_has_its_strength_and_grain_and_stays_in_the_brain() -> None:
+    image, mask = torch.zeros(64, 3, 128, 112), torch.zeros(64, 3, 128, 112, dtype=torch.bool)
+    mask[..., 10:120, 8:100] = True
+    noisy = coarse_noise(image, mask, torch.Generator().manual_seed(0))
+    assert not noisy[~mask].any()
+    assert torch.equal(noisy[:, 0], noisy[:, 2])
+    inside = noisy[:, 0, 12:118, 10:98]
+    assert abs(inside.mean()) < 0.01
+    assert 0.5 * 0.2 < inside.std() < 0.8 * 0.2
+    neighbour, far = ((inside[..., n:] * inside[..., :-n]).mean() / inside.var() for n in (1, 24))
+    assert neighbour > 0.95
+    assert abs(far) < 0.1
+
+
+def test_coarse_noise_is_replayed_and_fits_any_shape() -> None:
+    for shape in ((2, 1, 128, 128), (3, 3, 96, 70), (1, 1, 9, 200)):
+        image, mask = random(*shape), torch.ones(shape, dtype=torch.bool)
+        first, second = (coarse_noise(image, mask, torch.Generator().manual_seed(5)) for _ in range(2))
+        assert first.shape == shape
+        assert torch.equal(first, second)
+        assert not torch.equal(first, image)

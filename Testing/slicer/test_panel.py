@@ -1,0 +1,565 @@
+"""The panel by mouse, with the real worker and the bundled model; pictures of it go to runs/slicer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from slicer_fixtures import (
+    LONG_S,
+    PICTURES,
+    application,
+    ball,
+    demo,
+    desktop,
+    detect,
+    load,
+    needs_slicer,
+    nodes,
+    status,
+    widget,
+)
+
+__all__ = ["application", "demo", "desktop", "widget"]
+pytestmark = needs_slicer
+
+CANCEL_S = 3.0
+STEP_S, FOLLOW_S = 0.016, 0.3
+
+
+def pick_ruler(desktop: Any) -> None:
+    desktop.pick("methodSelector", "ruler (brightness only, no model)")
+
+
+def transform_of(volume: Any, degrees: float = 15.0) -> Any:
+    """Puts a volume under a linear transform."""
+    import slicer
+    import vtk
+
+    turn = vtk.vtkTransform()
+    turn.Translate(12, -7, 4)
+    turn.RotateZ(degrees)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    node.SetMatrixTransformToParent(turn.GetMatrix())
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    return node
+
+
+def view_state(volume: Any) -> list[Any]:
+    """Everything about the display that belongs to the user."""
+    import slicer
+
+    display = volume.GetDisplayNode()
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    slices = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    cameras = slicer.util.getNodesByClass("vtkMRMLCameraNode")
+    return [
+        display.GetWindow(),
+        display.GetLevel(),
+        display.GetAutoWindowLevel(),
+        slicer.app.layoutManager().layout,
+        [(c.GetBackgroundVolumeID(), c.GetForegroundVolumeID(), c.GetForegroundOpacity()) for c in composites],
+        [(tuple(s.GetFieldOfView()), s.GetSliceOffset(), s.GetXYZOrigin()) for s in slices],
+        [tuple(c.GetPosition()) for c in cameras],
+    ]
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """Pixels of the heat map: red well above blue."""
+    return picture[..., 0].astype(int) - picture[..., 2] > 40
+
+
+def cyan(picture: np.ndarray) -> np.ndarray:
+    return (picture[..., 2].astype(int) - picture[..., 0] > 100) & (picture[..., 1] > 120)
+
+
+def test_every_parameter_is_bound(widget: Any) -> None:
+    bound = {w.property("SlicerParameterName") for w in vars(widget.ui).values() if hasattr(w, "property")}
+    by_hand = {"model"}
+    assert bound - {None} == set(type(widget.panel.parameters).allParameters) - by_hand
+
+
+def test_says_what_to_do_before_anything_is_chosen(desktop: Any, widget: Any) -> None:
+    button = desktop.widget("detectButton")
+    assert not button.isEnabled()
+    assert button.toolTip == "Select an MRI volume."
+    desktop.grab(PICTURES / "panel_empty.png")
+
+
+def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
+    desktop: Any, widget: Any, demo: dict[str, Path]
+) -> None:
+    import slicer
+
+    volume = load(desktop, demo["scan"])
+    transform_of(volume)
+    desktop.show(volume)
+    desktop.choose("inputSelector", volume)
+    before, voxels = view_state(volume), slicer.util.arrayFromVolume(volume).copy()
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: "Restoring" in desktop.widget("progressBar").format, LONG_S)
+    assert desktop.widget("detectButton").text == "Cancel"
+    desktop.grab(PICTURES / "panel_running.png")
+    blocked = desktop.longest_block_s(lambda: not widget.logic.running, LONG_S)
+    assert blocked < 0.3  # 0.1 on an idle machine
+    assert view_state(volume) == before
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), voxels)
+    assert "FLAIR" in status(desktop)
+    assert "only model installed" in status(desktop) or "made for" in status(desktop)
+
+    result = widget.panel.result
+    truth = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(demo["truth"]), {"show": False})) > 0
+    score = slicer.util.arrayFromVolume(result.score)
+    found, certain = score > widget.panel.parameters.threshold, score > 0.9
+    for overlay in (certain, largest(found)):
+        assert np.linalg.norm(np.argwhere(truth).mean(0) - np.argwhere(overlay).mean(0)) < 1
+    segment = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume) > 0
+    assert not (segment & ~found).any()
+    assert (certain & ~segment).sum() < 100
+    specks = found & ~segment
+    assert not specks.any() or largest(specks).sum() < 100  # each is below the smallest finding
+    for node in (result.score, result.levels, result.segmentation):
+        assert node.GetParentTransformNode() is volume.GetParentTransformNode()
+    check_pictures(desktop, widget, found, volume)
+    desktop.grab(PICTURES / "panel_result.png")
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component."""
+    components, _ = ndimage.label(mask)
+    return components == np.bincount(components.ravel())[1:].argmax() + 1
+
+
+def check_pictures(desktop: Any, widget: Any, found: np.ndarray, volume: Any) -> None:
+    """After a click on the finding, the axial view shows heat and outline where the score is, and nowhere else."""
+    from DISYRELib.scene import rows_of
+
+    plain = desktop.views.slices["Red"]
+    table = desktop.widget("findingsTable")
+    table.cellClicked.emit(0, 2)
+    desktop.process()
+    row = rows_of(widget.panel.result)[0]
+    place = to_world(volume, row.place)
+    assert abs(plain.logic.GetSliceNode().GetSliceToRAS().GetElement(2, 3) - place[2]) < 0.01
+    desktop.views.three_d.reset()
+    desktop.views.save(PICTURES / "views_result.png")
+    picture = plain.pixels()
+    heat = coloured(picture) & ~legend_area(picture)
+    slice_index = index_of(volume, row.place)[2]
+    expected = np.argwhere(found[slice_index]).mean(0)
+    ras = to_world(volume, ras_of(volume, (expected[1], expected[0], slice_index)))
+    np.testing.assert_allclose(np.argwhere(heat).mean(0), plain.pixel_of(ras), atol=2)
+    assert cyan(picture).sum() > 20
+    desktop.pick("showSelector", "Nothing")
+    hidden = plain.pixels()
+    assert not coloured(hidden).any()
+    assert not cyan(hidden).any()
+    desktop.pick("showSelector", "Heat map and outline")
+
+
+def legend_area(picture: np.ndarray) -> np.ndarray:
+    area = np.zeros(picture.shape[:2], bool)
+    area[:, int(0.85 * picture.shape[1]) :] = True
+    return area
+
+
+def to_world(volume: Any, place: Any) -> tuple[float, float, float]:
+    import slicer
+    import vtk
+
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(volume.GetParentTransformNode(), None, transform)
+    return transform.TransformPoint(tuple(place))
+
+
+def affine_of(volume: Any) -> np.ndarray:
+    import slicer
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def index_of(volume: Any, ras: Any) -> list[int]:
+    return np.rint(np.linalg.inv(affine_of(volume)) @ [*ras, 1])[:3].astype(int).tolist()
+
+
+def ras_of(volume: Any, ijk: Any) -> np.ndarray:
+    return (affine_of(volume) @ [*ijk, 1])[:3]
+
+
+def test_review_follows_the_threshold_at_rest_only(desktop: Any, widget: Any) -> None:
+    import slicer
+    import vtk
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    assert "1 finding" in status(desktop)
+    time_before, known = result.segmentation.GetSegmentation().GetMTime(), nodes()
+    tables = []
+    result.table.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_args: tables.append(1))
+    desktop.drag("thresholdSlider", [0.5, 0.6, 0.7, 1.0])
+    assert result.segmentation.GetSegmentation().GetMTime() == time_before
+    assert not tables
+    assert nodes() == known
+    levels = result.colours.GetNumberOfColors() - 1
+    colour = [0.0] * 4
+    result.colours.GetColor(levels * 98 // 100, colour)
+    assert colour[3] == 0
+    desktop.wait_until(lambda: tables)
+    assert desktop.widget("findingsTable").rowCount == 0
+    assert desktop.widget("emptyLabel").isVisible()
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+    assert not mask.any()
+    known = nodes()
+    desktop.click("resetThresholdButton")
+    desktop.wait_until(lambda: desktop.widget("findingsTable").rowCount == 1)
+    assert nodes() == known
+    assert slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume).any()
+
+
+def test_a_finding_can_be_left_out_and_taken_back(desktop: Any, widget: Any) -> None:
+    import qt
+    import slicer
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    table = desktop.widget("findingsTable")
+    for state, some in ((qt.Qt.Unchecked, False), (qt.Qt.Checked, True)):
+        table.item(0, 0).setCheckState(state)
+        desktop.process()
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+        assert mask.any() == some
+        assert table.rowCount == 1
+
+
+def test_edits_by_hand_are_kept_until_they_are_given_up(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    name, kept = "disyre_anomaly", result.segmentation
+    edited = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, name, volume)
+    edited[20:24, 30:34, 30:34] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, result.segmentation, name, volume)
+    desktop.drag("thresholdSlider", [0.6])
+    desktop.wait_until(lambda: desktop.widget("lockWidget").isVisible())
+    desktop.grab(PICTURES / "panel_edited.png")
+    now = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, name, volume)
+    np.testing.assert_array_equal(now, edited)
+    assert detect(desktop).segmentation is not kept
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(kept, name, volume), edited)
+
+
+def test_unlocking_lets_the_segment_follow_again(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    before = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+    edited = np.zeros_like(before)
+    edited[20:24, 30:34, 30:34] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, result.segmentation, "disyre_anomaly", volume)
+    desktop.drag("thresholdSlider", [0.6])
+    desktop.wait_until(lambda: desktop.widget("lockWidget").isVisible())
+    desktop.click("unlockButton")
+    after = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+    assert not after[20:24, 30:34, 30:34].any()
+    assert not desktop.widget("lockWidget").isVisible()
+
+
+@pytest.mark.parametrize("stage", ["load", "restore"])
+def test_cancel_leaves_the_scene_as_it_was(desktop: Any, widget: Any, demo: dict[str, Path], stage: str) -> None:
+    volume = load(desktop, demo["scan"])
+    desktop.choose("inputSelector", volume)
+    before, titles = nodes(), {"load": "Loading", "restore": "Restoring"}
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: titles[stage] in desktop.widget("progressBar").format, LONG_S)
+    start = time.monotonic()
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: not widget.logic.running)
+    assert time.monotonic() - start < CANCEL_S + 0.5
+    assert nodes() == before
+    assert "Cancelled" in status(desktop)
+    assert desktop.widget("detectButton").isEnabled()
+    assert not widget.logic.client.alive
+
+
+@pytest.mark.parametrize("accident", ["delete", "close", "change", "kill"])
+def test_accidents_during_a_run_are_told_in_words(desktop: Any, widget: Any, accident: str) -> None:
+    import slicer
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    widget.logic.close()  # so that there is time for an accident
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: "Loading" in desktop.widget("progressBar").format)
+    if accident == "delete":
+        slicer.mrmlScene.RemoveNode(volume)
+    elif accident == "close":
+        slicer.mrmlScene.Clear(0)
+    elif accident == "change":
+        slicer.util.arrayFromVolume(volume)[10] += 1
+        slicer.util.arrayFromVolumeModified(volume)
+    else:
+        widget.logic.client._process.kill()
+    desktop.wait_until(lambda: not widget.logic.running)
+    word = {"delete": "deleted", "close": "closed", "change": "changed", "kill": "unexpectedly"}[accident]
+    assert word in status(desktop)
+    assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert not [node for node in slicer.util.getNodesByClass("vtkMRMLNode") if "anomal" in node.GetName()]
+    if accident == "kill":
+        assert detect(desktop) is not None
+
+
+def test_comes_back_with_a_saved_scene_without_computing(desktop: Any, widget: Any, tmp_path: Path) -> None:
+    import slicer
+    from DISYRELib.scene import is_edited, rows_of
+
+    volume = ball(desktop)
+    transform_of(volume)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    desktop.drag("thresholdSlider", [0.4])
+    desktop.drag("opacitySlider", [0.45])
+    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    rows, alpha = rows_of(result), alphas(result)
+    widget.logic.close()
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    desktop.clear()
+    assert desktop.widget("findingsTable").rowCount == 0
+    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    desktop.process()
+    again = widget.panel.result
+    assert again is not None
+    assert again.input.GetName() == "Ball"
+    assert rows_of(again) == rows
+    assert alphas(again) == alpha
+    assert set(label_opacities()) == {0.45}
+    assert desktop.widget("thresholdSlider").value == pytest.approx(0.4)
+    assert desktop.widget("methodSelector").currentText.startswith("ruler")
+    assert desktop.widget("findingsTable").rowCount == len(rows)
+    assert again.levels.GetDisplayNode().GetColorNode() is again.colours
+    assert again.score.GetParentTransformNode().GetName() == "Registration"
+    assert not is_edited(again.segmentation)
+    assert widget.logic._client is None
+    desktop.drag("thresholdSlider", [0.5])
+    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    assert not desktop.widget("lockWidget").isVisible()
+
+
+def label_opacities() -> list[float]:
+    import slicer
+
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [round(view.GetLabelOpacity(), 6) for view in views]
+
+
+def alphas(result: Any) -> list[float]:
+    colour, found = [0.0] * 4, []
+    for level in range(result.colours.GetNumberOfColors()):
+        result.colours.GetColor(level, colour)
+        found.append(colour[3])
+    return found
+
+
+def test_runs_again_into_the_same_nodes_or_into_new_ones(desktop: Any, widget: Any) -> None:
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    first = detect(desktop)
+    known = nodes()
+    assert detect(desktop) == first
+    assert nodes() == known
+    desktop.widget("outputsCollapsibleButton").collapsed = False
+    desktop.choose("scoreSelector", None)
+    desktop.choose("segmentationSelector", None)
+    second = detect(desktop)
+    assert second != first
+    assert second.score.GetName() == "Ball anomaly score_1"
+
+
+def test_other_scans_bring_back_their_own_results(desktop: Any, widget: Any) -> None:
+    one, two = ball(desktop, "One"), ball(desktop, "Two")
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", one)
+    first = detect(desktop)
+    desktop.choose("inputSelector", two)
+    assert widget.panel.result is None
+    assert detect(desktop) != first
+    desktop.choose("inputSelector", one)
+    assert widget.panel.result == first
+
+
+@pytest.mark.parametrize("part", ["levels", "segmentation", "table", "score"])
+def test_a_result_that_is_taken_apart_does_no_harm(desktop: Any, widget: Any, part: str) -> None:
+    import slicer
+
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    result = detect(desktop)
+    slicer.mrmlScene.RemoveNode(getattr(result, part))
+    desktop.drag("thresholdSlider", [0.6])
+    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    assert widget.panel.result is None
+    assert detect(desktop).complete
+
+
+def test_scene_with_unknown_parameters_opens(desktop: Any, widget: Any) -> None:
+    node = widget.panel.parameters.parameterNode
+    widget.panel.unbind()
+    node.SetParameter("model", "model-of-yesterday")
+    node.SetParameter("somethingOld", "1")
+    node.UnsetParameter("heatOpacity")
+    widget.logic._parameters = None
+    widget.panel.bind(widget.logic.getParameterNode())
+    assert desktop.widget("modelSelector").currentIndex == 0
+    assert desktop.widget("opacitySlider").value == pytest.approx(0.6)
+    widget.panel.unbind()
+    node.SetParameter("method", "METHOD_OF_YESTERDAY")
+    widget.logic._parameters = None
+    widget.panel.bind(widget.logic.getParameterNode())
+    assert desktop.widget("methodSelector").currentIndex == 0
+
+
+def test_every_section_and_the_surface_can_be_looked_at(desktop: Any, widget: Any) -> None:
+    volume = ball(desktop)
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", volume)
+    detect(desktop)
+    desktop.click("show3DButton")
+    desktop.views.three_d.reset()
+    surface = desktop.views.three_d.pixels()
+    assert cyan(surface).sum() > 20
+    desktop.views.three_d.save(PICTURES / "view_3d.png")
+    for name in ("outputsCollapsibleButton", "advancedCollapsibleButton"):
+        desktop.widget(name).collapsed = False
+    desktop.click("checkButton")
+    desktop.wait_until(lambda: not widget.logic.running)
+    assert "torch" in desktop.widget("logText").plainText
+    desktop.grab(PICTURES / "panel_open.png")
+    desktop.click("releaseButton")
+    assert not widget.logic.running
+    assert widget.logic._client is None
+    for name in ("outputsCollapsibleButton", "advancedCollapsibleButton"):
+        desktop.widget(name).collapsed = True
+
+
+def test_key_h_hides_and_shows(desktop: Any, widget: Any) -> None:
+    desktop.pick("showSelector", "Outline")
+    widget.panel.toggle_overlay()
+    assert desktop.widget("showSelector").currentText == "Nothing"
+    widget.panel.toggle_overlay()
+    assert desktop.widget("showSelector").currentText == "Outline"
+
+
+class NothingThere:
+    """Stands for a machine without PyTorch whose user declines."""
+
+    def missing(self) -> list[str]:
+        return ["torch"]
+
+    def install(self) -> None:
+        from DISYRECore.errors import DisyreError
+
+        raise DisyreError("Nothing was installed; DISYRE cannot detect without torch.")
+
+
+def test_without_torch_says_so_and_stays_usable(desktop: Any, widget: Any) -> None:
+    desktop.choose("inputSelector", ball(desktop))
+    real, widget.panel.installer, before = widget.panel.installer, NothingThere(), nodes()
+    try:
+        desktop.click("detectButton")
+        assert "torch" in status(desktop)
+        assert nodes() == before
+        assert desktop.widget("detectButton").isEnabled()
+    finally:
+        widget.panel.installer = real
+
+
+def test_reload_leaves_no_observers_behind(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    def observers() -> int:
+        return slicer.mrmlScene.GetNumberOfObservers() if hasattr(slicer.mrmlScene, "GetNumberOfObservers") else 0
+
+    first = len(widget.Observations) if hasattr(widget, "Observations") else 3
+    before = observers()
+    widget.onReload()
+    desktop.module = desktop.panel.self()
+    assert desktop.module is not widget
+    assert observers() == before
+    assert first == 3
+    pick_ruler(desktop)
+    desktop.choose("inputSelector", ball(desktop))
+    assert detect(desktop) is not None
+
+
+def test_drag_and_release_are_fast(desktop: Any, widget: Any) -> None:
+    """256^3 for the drag, 240 x 240 x 155 for what follows; processor time, so that a busy machine does not count."""
+    result = big_result(desktop, widget, (256, 256, 256))
+    desktop.views.slices["Red"].pixels()
+    steps = []
+    for value in np.linspace(0.3, 0.9, 30):
+        start = time.process_time()
+        desktop.drag("thresholdSlider", [float(value)])
+        steps.append(time.process_time() - start)
+    widget.panel._follow_timer.stop()
+    assert np.median(steps) < STEP_S
+    desktop.clear()
+    result = big_result(desktop, widget, (155, 240, 240))
+    widget.panel._follow()
+    start = time.process_time()
+    widget.panel._follow()
+    assert time.process_time() - start < FOLLOW_S
+    assert result.table.GetNumberOfRows() > 3
+
+
+def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int]) -> Any:
+    """A result of that size with a noisy score in an ellipsoidal brain."""
+    import tempfile
+
+    from DISYRELib import scene
+
+    from DISYRECore.apps.worker import to_levels
+
+    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
+    brain = sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) < 0.7
+    coarse = np.random.default_rng(0).random([n // 12 + 1 for n in shape], np.float32) ** 3
+    score = coarse.repeat(12, 0).repeat(12, 1).repeat(12, 2)[: shape[0], : shape[1], : shape[2]] * brain
+    volume = desktop.add_volume((brain * 100).astype(np.int16), name="Large")
+    desktop.show(volume)
+    widget.panel.parameters.inputVolume = volume
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: f"{folder}/{name}.npy" for name in ("score", "levels")}
+        np.save(paths["score"], score)
+        np.save(paths["levels"], to_levels(score, brain))
+        steps = scene.import_steps(volume, {"arrays": paths, "levels": 100, "threshold": 0.5}, None, None, False, [])
+        result = finish(steps)
+    widget.panel.parameters.scoreVolume = result.score
+    scene.show_in_views(result)
+    return result
+
+
+def finish(steps: Any) -> Any:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value

@@ -1,0 +1,330 @@
+"""Training, validation and models of the diffusion methods, with tiny networks and real files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import ROOT
+from torch import Generator, Tensor
+
+from DISYRECore.corruption.diffusion import ANOMALOUS, NULL
+from DISYRECore.corruption.shapes import make_shape_bank
+from DISYRECore.corruption.synomaly_noise import NoiseSettings
+from DISYRECore.detection.detector import Detector
+from DISYRECore.errors import DisyreError
+from DISYRECore.methods.anofpdm import path
+from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
+from DISYRECore.models.store import load_model
+from DISYRECore.synthesis.anatomy import load_anatomies
+from DISYRECore.synthesis.test_set import synthesise_case
+from DISYRECore.training.config import TrainingSettings, read_config
+from DISYRECore.training.tasks import noise as diffusion
+from DISYRECore.training.tasks.anofpdm import GUIDANCES, AnoFPDMTask, choose_guidance, cosine_threshold, walk_all
+from DISYRECore.training.tasks.noise import labels, predictor
+from DISYRECore.training.tasks.synomaly import SynomalyTask, choose_threshold
+from DISYRECore.training.trainer import Trainer
+
+ONE_SENTENCE = r"^[^\n]+\.$"
+NETWORK = DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2)
+ANOFPDM = TrainingSettings(
+    name="tiny",
+    task="anofpdm",
+    train=("head_[01].nii.gz",),
+    validation=("head_2.nii.gz",),
+    diffusion=NETWORK,
+    spacing_mm=6.0,
+    slice_shape=(32, 28),
+    batch=4,
+    steps=4,
+    warmup=1,
+    learning_rate=3e-3,
+    every=2,
+)
+SYNOMALY = replace(ANOFPDM, task="synomaly", noise=NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1, 1)))
+TASKS = {"anofpdm": AnoFPDMTask, "synomaly": SynomalyTask}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffusion, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
+    monkeypatch.setattr(diffusion, "WALK_STEPS", 6)
+    monkeypatch.setattr(diffusion, "NOISE_STEPS", (100, 200))
+    monkeypatch.setattr(diffusion, "KERNELS", (3, 7))
+    for task in TASKS.values():
+        monkeypatch.setattr(task.validate, "__defaults__", (24,))
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# Batches
+
+
+def test_labels_say_where_an_anomaly_is_visible_and_some_are_withheld(labelmaps: Path) -> None:
+    task = AnoFPDMTask(replace(ANOFPDM, unlabelled=0.3), labelmaps, CPU, validates=False)
+    made, plain = task.make(200, 7), task.batches.make(200, 7)
+    known = made.condition != NULL
+    assert 0.6 < float(known.float().mean()) < 0.8
+    assert torch.equal(made.condition[known], labels(plain)[known])
+    sick = plain.region.flatten(1).any(1)
+    assert torch.equal(labels(plain) == ANOMALOUS, sick)
+    assert 0.2 < float(sick.float().mean()) < 0.9
+    assert torch.equal(made.image, 2 * plain.corrupted[:, 0] - 1)
+
+
+def test_synomaly_learns_from_healthy_slices_alone(labelmaps: Path) -> None:
+    task = SynomalyTask(SYNOMALY, labelmaps, CPU, validates=False)
+    made, plain = task.make(16, 3), task.batches.make(16, 3)
+    assert not plain.region.any()
+    assert torch.equal(made.image, 2 * plain.healthy - 1)
+    assert made.condition is None
+    spread = float(made.noise.std())
+    assert 1.0 < spread < 1.3
+
+
+def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
+    noise = replace(SYNOMALY.noise, inside=True, offset=50.0, span=0.0)
+    task = SynomalyTask(replace(SYNOMALY, noise=noise), labelmaps, CPU, validates=False)
+    made, brain = task.make(16, 3), task.batches.make(16, 3).mask
+    shifted = made.noise.abs() > 25
+    assert shifted.any()
+    assert not (shifted & ~brain).any()
+
+
+def test_the_step_of_detection_is_chosen_among_those_of_the_config(labelmaps: Path) -> None:
+    task = SynomalyTask(replace(SYNOMALY, highest_step=60, noise_steps=(50,)), labelmaps, CPU, validates=True)
+    assert task.validate(task.network())["best_step"] == 50
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingSettings) -> None:
+    task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+    one, two, other = (task.make(5, seed) for seed in (1, 1, 2))
+    assert all(a is b or torch.equal(a, b) for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
+    assert not torch.equal(one.noise, other.noise)
+    assert one.step.min() >= 0
+    assert one.step.max() < 1000
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(
+    labelmaps: Path, settings: TrainingSettings
+) -> None:
+    task = TASKS[settings.task](replace(settings, highest_step=610, reuse=50), labelmaps, CPU, validates=False)
+    step = torch.cat([task.make(200, seed).step for seed in range(3)])
+    assert step.min() < 15
+    assert 595 < step.max() <= 610
+    assert float(step.float().mean()) == pytest.approx(305, abs=30)
+
+
+def test_the_highest_step_itself_is_learnt() -> None:
+    generator = Generator().manual_seed(0)
+    assert set(diffusion._steps(300, 3, generator).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("highest", [-1, 0, 150, 1000, 700.5, "many"])
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_a_highest_step_that_leaves_out_what_detection_needs_is_refused(
+    labelmaps: Path, tmp_path: Path, settings: TrainingSettings, highest: int
+) -> None:
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        Trainer(replace(settings, highest_step=highest), labelmaps, tmp_path, device="cpu")
+
+
+# Learning
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY, replace(SYNOMALY, vlb=True)], ids=lambda s: s.task)
+def test_the_loss_falls(labelmaps: Path, settings: TrainingSettings) -> None:
+    task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+    torch.manual_seed(0)
+    network, batch = task.network(), task.make(8, 0)
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    errors = []
+    for _ in range(40):
+        loss, parts = task.loss(network, batch)
+        errors.append(parts["error"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert 0.8 < errors[0] < 1.6
+    assert errors[-1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: TrainingSettings) -> None:
+    plain, bounded = (
+        TASKS[settings.task](replace(settings, vlb=vlb), labelmaps, CPU, validates=False) for vlb in (False, True)
+    )
+    torch.manual_seed(0)
+    network, batch = plain.network(), plain.make(8, 0)
+    (error, parts), (both, shown) = (task.loss(network, batch) for task in (plain, bounded))
+    assert parts == {"error": float(error.detach())}
+    assert shown["error"] == parts["error"]
+    assert float(both.detach()) == pytest.approx(shown["error"] + shown["vlb"])
+    both.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path, settings: TrainingSettings) -> None:
+    whole = Trainer(settings, labelmaps, tmp_path / "whole", device="cpu")
+    whole.run()
+    killed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
+    killed.run(until=2)
+    killed.train_step()  # lost: the checkpoint is older
+    resumed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
+    assert resumed.step == 2
+    resumed.run()
+    assert equal(resumed._state(), whole._state())
+    written = [(tmp_path / name / "tiny" / "model.json").read_text() for name in ("whole", "killed")]
+    assert written[0] == written[1]
+
+
+# Models
+
+
+@pytest.fixture(scope="module")
+def scan(labelmaps: Path):
+    anatomies = load_anatomies(sorted(labelmaps.glob("*.nii.gz")))
+    return synthesise_case(anatomies, 0, 3, contrast="FLAIR", kind="mass", spacing_mm=3.0)
+
+
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
+def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, settings: TrainingSettings) -> None:
+    Trainer(replace(settings, steps=2), labelmaps, tmp_path, device="cpu").run()
+    model = load_model(str(tmp_path / "tiny"))
+    assert isinstance(model.network, DiffusionNetwork)
+    assert model.description.method == settings.task
+    assert model.description.settings["shape"] == [32, 28]
+    found = {"anofpdm": {"guidance", "cosine_threshold", "largest_divergence"}}.get(
+        settings.task, {"step", "kernel", "threshold"}
+    )
+    assert found <= model.description.settings.keys()
+    record = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert record["step"] == 2
+    assert all(np.isfinite(value) for value in record.values())
+    detector = Detector(str(tmp_path / "tiny"), device="cpu")
+    one, two = (detector.detect(scan.scan) for _ in range(2))
+    assert one.score.shape == scan.scan.shape
+    assert np.array_equal(one.score.voxels, two.score.voxels)
+    assert one.record["method"] == settings.task
+    assert not one.score.voxels[one.brain_mask.voxels == 0].any()
+    json.dumps(one.record)
+
+
+def test_models_are_run_by_their_own_method_only(labelmaps: Path, tmp_path: Path) -> None:
+    Trainer(SYNOMALY, labelmaps, tmp_path, device="cpu").save()
+    for method in ("anofpdm", "disyre-v2", "dae"):
+        with pytest.raises(DisyreError, match="use the method synomaly"):
+            Detector(str(tmp_path / "tiny"), method)
+    for method in ("anofpdm", "synomaly"):
+        with pytest.raises(DisyreError, match="trained for restoration"):
+            Detector("brain-restoration", method)
+
+
+def test_a_method_finds_the_model_that_was_trained_for_it(labelmaps, tmp_path, monkeypatch) -> None:
+    Trainer(SYNOMALY, labelmaps, tmp_path, device="cpu").save()
+    monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
+    assert Detector(method="synomaly").model.description.id == "tiny"
+    assert Detector().model.description.id == "brain-restoration"
+    for missing in ({"method": "synomaly", "profile": "liver-ct"}, {"profile": "ultrasound"}, {"profile": "knee"}):
+        with pytest.raises(DisyreError, match=ONE_SENTENCE):
+            Detector(**missing)
+
+
+# Validation
+
+
+def test_the_cosine_threshold_makes_fewest_errors() -> None:
+    healthy, sick = np.linspace(0.95, 1, 200), np.linspace(0.5, 0.953, 100)
+    cut, accuracy = cosine_threshold(healthy, sick)
+    errors = [(sick > c).sum() + (healthy < c).sum() for c in np.quantile(healthy, np.linspace(0.005, 0.095, 100))]
+    assert accuracy == pytest.approx(1 - min(errors) / 300)
+    assert (sick > cut).sum() + (healthy < cut).sum() == min(errors)
+    for one, other in ((healthy, sick[:0]), (healthy[:0], sick)):
+        with pytest.raises(DisyreError, match=ONE_SENTENCE):
+            cosine_threshold(one, other)
+
+
+def test_the_strongest_guidance_is_taken_that_costs_little_accuracy() -> None:
+    """Four guidances: the second is best, the third within 1 %, the fourth far below."""
+    sick = torch.arange(400) < 200
+    walks = [walk_of(sick, wrong) for wrong in (9, 3, 6, 60)]
+    found, accuracy = choose_guidance(walks, (1.0, 2.0, 3.0, 4.0), sick)
+    assert found["guidance"] == 3.0
+    assert accuracy == pytest.approx(1 - (6 + 1) / 400, abs=0.005)
+    assert found["largest_divergence"] == pytest.approx(0.4)
+
+
+def walk_of(sick: Tensor, wrong: int):
+    """Cosines about .99 in healthy slices and .5 in anomalous ones, of which `wrong` look healthy."""
+    walk = walk_all(lambda x, *told: (torch.zeros_like(x), None), torch.zeros(len(sick), 2, 2), path(2), (1.0,))[0]
+    cosine = torch.where(sick, 0.5, 0.99 + 0.00001 * torch.arange(len(sick))).double()
+    cosine[:wrong] = 1.0
+    walk.healthy, walk.free, walk.products = torch.ones_like(cosine), torch.ones_like(cosine), cosine
+    walk.divergence = torch.where(sick, 0.4, 0.01)
+    return walk
+
+
+def test_one_walk_sees_every_guidance() -> None:
+    torch.manual_seed(0)
+    network = DiffusionNetwork(replace(NETWORK, labelled=True)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x = torch.rand((3, 16, 12), generator=Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        together = walk_all(predictor(network, CPU), x, path(5), GUIDANCES)
+        alone = walk_all(predictor(network, CPU), x, path(5), (2.0,))[0]
+    chosen = together[GUIDANCES.index(2.0)]
+    assert torch.allclose(chosen.map, alone.map, atol=1e-5)
+    divergences = torch.stack([walk.divergence for walk in together])
+    assert (divergences.diff(dim=0) >= -1e-6).all()
+
+
+def test_the_threshold_of_synomaly_is_that_of_the_best_overlap(labelmaps: Path) -> None:
+    task = SynomalyTask(SYNOMALY, labelmaps, CPU, validates=True)
+    batch = task.held_out.make(24, 5)
+    perfect, blind = 2 * batch.healthy - 1, 2 * batch.corrupted[:, 0] - 1
+    found, dice = choose_threshold({100: blind, 200: perfect}, batch)
+    assert found["step"] == 200
+    assert dice > 0.5
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        choose_threshold({100: perfect}, replace(batch, region=torch.zeros_like(batch.region)))
+
+
+def test_validation_without_held_out_anatomies_is_silent(labelmaps: Path) -> None:
+    for settings in (ANOFPDM, SYNOMALY):
+        task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+        assert task.validate(task.network()) == {}
+
+
+# Configs
+
+
+@pytest.mark.parametrize("name", ["anofpdm", "synomaly"])
+def test_bundled_configs_describe_networks_within_the_weight_budget(name: str) -> None:
+    settings = read_config(ROOT / "Resources" / "Configs" / f"{name}.yaml")
+    assert settings.task == name
+    assert settings.diffusion is not None
+    network = DiffusionNetwork(replace(settings.diffusion, labelled=name == "anofpdm"))
+    assert 2 * sum(p.numel() for p in network.parameters()) < 4e6
+
+
+def test_a_config_says_steps_bound_and_flips(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nhighest_step: 600\nvlb: true\nflips: [horizontal, vertical]\n")
+    settings, usual = read_config(tmp_path / "a.yaml"), TrainingSettings("a")
+    assert (settings.highest_step, settings.vlb, settings.flips) == (600, True, ("horizontal", "vertical"))
+    assert (usual.highest_step, usual.vlb, usual.flips) == (999, False, ())
+
+
+def test_a_config_without_a_network_is_refused_in_one_sentence(labelmaps: Path, tmp_path: Path) -> None:
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        Trainer(replace(ANOFPDM, diffusion=None), labelmaps, tmp_path, device="cpu")
