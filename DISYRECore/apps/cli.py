@@ -1,4 +1,4 @@
-"""The command line: ``disyre detect | strip | train | models | synthesize | evaluate | calibrate``."""
+"""The command line: ``disyre detect | skull-strip | train | models | synthesize | evaluate | calibrate``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.io.files import check_exists
 from DISYRECore.methods import method_names
 from DISYRECore.preprocessing.modalities import modality_names
 from DISYRECore.version import __version__
@@ -38,11 +40,41 @@ def _complain(options: argparse.Namespace, sentence: str, code: int) -> int:
     return code
 
 
+class _Renamed(argparse.Action):
+    """An option or value of the version before: it still works, and says what it is called now."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        _tell_renamed(str(option), str(self.metavar))
+        setattr(namespace, self.dest, values)
+
+
+def _tell_renamed(old: str, new: str) -> None:
+    print(f"disyre: {old} is called {new} now.", file=sys.stderr)
+
+
+def _method(name: str) -> str:
+    if name == "ruler":
+        _tell_renamed("The method ruler", "z-score")
+        return "z-score"
+    return name
+
+
 def _detect(options: argparse.Namespace) -> int:
+    check_exists(Path(options.input))
     from DISYRECore.apps.cohort import detect_all
     from DISYRECore.detection.detector import Detector
 
-    chosen = options.model, options.method, options.device, options.batch, options.score, options.site, options.modality
+    chosen = (
+        options.model,
+        options.method,
+        options.device,
+        options.batch,
+        options.score,
+        options.site_calibration,
+        options.modality,
+    )
     detector = Detector(*chosen)
     scans = detector.modality.find(options.input)
     if options.mask and len(scans) > 1:
@@ -51,11 +83,13 @@ def _detect(options: argparse.Namespace) -> int:
     return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
 
 
-def _strip(options: argparse.Namespace) -> int:
-    from DISYRECore.apps.skull_strip import strip
+def _skull_strip(options: argparse.Namespace) -> int:
+    if options.command == "strip":
+        _tell_renamed("The command strip", "skull-strip")
+    from DISYRECore.apps.skull_strip import skull_strip
 
     brain = Path(options.brain) if options.brain else None
-    found = strip(Path(options.input), Path(options.output), brain, options.rim)
+    found = skull_strip(Path(options.input), Path(options.output), brain, options.rim)
     print(f"{found.how}: {found.volume_ml:.0f} mL ({found.because})")
     for flag in found.flags:
         print(f"disyre: {flag}", file=sys.stderr)
@@ -63,17 +97,10 @@ def _strip(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from DISYRECore.training import train
     from DISYRECore.training.config import read_config
-    from DISYRECore.training.tasks.small_lesions import train_small_lesions
-    from DISYRECore.training.trainer import Trainer
 
-    settings = read_config(Path(options.config))
-    if settings.task == "small-lesions":
-        train_small_lesions(settings, Path(options.labelmaps), Path(options.output), options.device)
-        return 0
-    run = Trainer(settings, Path(options.labelmaps), Path(options.output), options.device)
-    run.run()
-    run.close()
+    train(read_config(Path(options.config)), Path(options.labelmaps), Path(options.output), options.device)
     return 0
 
 
@@ -101,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from DISYRECore.evaluation.evaluate import evaluate
 
     places = Path(options.dataset), options.model, options.methods, Path(options.report)
-    print(evaluate(*places, options.device, options.protocol, options.site))
+    print(evaluate(*places, options.device, options.protocol, options.site_calibration))
     return 0
 
 
@@ -110,8 +137,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     from DISYRECore.evaluation.calibrate import calibrate_site
 
     detector = Detector(options.model, options.method, options.device)
-    told = {"mask": options.mask, "contrast": options.contrast}
-    print(calibrate_site(detector, options.model, Path(options.healthy), options.site, options.rate, **told))
+    settings = {"mask": options.mask, "contrast": options.contrast}
+    print(calibrate_site(detector, options.model, Path(options.healthy), options.site, options.rate, **settings))
     return 0
 
 
@@ -122,10 +149,10 @@ def _parser() -> argparse.ArgumentParser:
         "Research use only; not a medical device.",
     )
     parser.add_argument("--version", action="version", version=f"disyre {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_detect, _add_strip, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for add in (_add_detect, _add_skull_strip, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
         add(commands)
-    for command in commands.choices.values():
+    for command in set(commands.choices.values()):
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
     return parser
 
@@ -137,23 +164,34 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
     command.add_argument("--model", metavar="ID", help="id or folder of a model; default: the one for the method")
     methods = f"{_listed(method_names())}; default: the model's own"
-    command.add_argument("--method", metavar="NAME", help=methods)
+    command.add_argument("--method", type=_method, metavar="NAME", help=methods)
     command.add_argument("--score", metavar="NAME", help="residual, region, fused or dynamic; default: the model's own")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     command.add_argument("--batch", type=int, default=16, help="slices at a time (default 16)")
-    command.add_argument("--threshold", type=_share, help="on the score shown, 0 to 1; default: the model's own")
+    command.add_argument("--threshold", type=_share, help="on the display score, 0 to 1; default: the model's own")
     command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
     command.add_argument(
         "--mask", metavar="FILE", help="mask of the brain (found when not given), the liver or a vessel"
     )
     modalities = f"{_listed(modality_names())}; default: the model's own"
     command.add_argument("--modality", metavar="NAME", help=modalities)
-    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site, see 'disyre calibrate'")
+    command.add_argument("--profile", dest="modality", action=_Renamed, metavar="--modality", help=argparse.SUPPRESS)
+    _add_site_calibration(command)
 
 
-def _add_strip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("strip", help="find the brain in a scan of a head of any contrast")
-    command.set_defaults(run=_strip)
+def _add_site_calibration(command: argparse.ArgumentParser) -> None:
+    calibration = "use the thresholds of this site, see 'disyre calibrate'"
+    command.add_argument("--site-calibration", metavar="NAME", help=calibration)
+    command.add_argument(
+        "--site", dest="site_calibration", action=_Renamed, metavar="--site-calibration", help=argparse.SUPPRESS
+    )
+
+
+def _add_skull_strip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "skull-strip", aliases=["strip"], help="find the brain in a scan of a head of any contrast"
+    )
+    command.set_defaults(run=_skull_strip)
     command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, or DICOM folder")
     command.add_argument("-o", "--output", required=True, metavar="MASK", help="brain mask, .nii.gz or .nrrd")
     command.add_argument("--brain", metavar="FILE", help="also write the scan without what lies outside the brain")
@@ -199,11 +237,11 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     command.add_argument("--report", required=True, metavar="DIR", help="for metrics.json, table and report.html")
     command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
-    methods = "NAME or NAME@MODEL, beside the ruler (default disyre-v2)"
+    methods = "NAME or NAME@MODEL, beside the z-score baseline (default disyre-v2)"
     command.add_argument("--methods", nargs="+", default=["disyre-v2"], metavar="NAME", help=methods)
     protocol = "exact (default); disyre, anofpdm or upd to measure a published protocol beside it"
     command.add_argument("--protocol", default="exact", metavar="NAME", help=protocol)
-    command.add_argument("--site", metavar="NAME", help="use the thresholds of this site")
+    _add_site_calibration(command)
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 

@@ -13,7 +13,7 @@ from DISYRECore.io.write import check_image_name, write_volume
 from DISYRECore.preprocessing.brain_mask import RIM_MM, BrainMask, find_brain
 
 
-def strip(scan: Path, mask: Path, brain: Path | None = None, rim_mm: float = RIM_MM) -> BrainMask:
+def skull_strip(scan: Path, mask: Path, brain: Path | None = None, rim_mm: float = RIM_MM) -> BrainMask:
     """Writes the brain mask of a scan, and the scan without what lies outside it.
 
     Args:

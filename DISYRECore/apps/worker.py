@@ -373,7 +373,7 @@ class Worker:
         from DISYRECore.version import __version__
 
         versions = {"disyre": __version__, "python": sys.version.split()[0]}
-        for package in ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "safetensors"):
+        for package in ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "safetensors"):
             try:
                 versions[package] = version(package)
             except PackageNotFoundError:

@@ -14,7 +14,6 @@ import math
 from functools import cache
 
 import torch
-from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
 from DISYRECore.errors import DisyreError
@@ -23,28 +22,46 @@ STEPS = 1000
 HEALTHY, ANOMALOUS, NULL = 0, 1, 2
 """Conditions; without a condition (`NULL`) is a class of its own, in training as in detection."""
 
-SCHEDULES = {"linear": "linear_beta", "cosine": "cosine"}
+LEAST_BETA, MOST_BETA = 1e-4, 2e-2
+"""Of the linear schedule."""
+
+OFFSET, CLIPPED_BETA = 0.008, 0.999
+"""s of the cosine schedule, which keeps the first betas from being too small, and its largest beta."""
+
 
 HALF_BIN, EDGE, RAREST = 1 / 255, 0.999, 1e-12
 """Half the width of a grey value in [-1, 1], where the outermost ones begin, and the least probability told apart."""
 
 
+def linear_betas(steps: int) -> Tensor:
+    """beta_t, (steps,), evenly spaced (Ho et al., NeurIPS 2020, section 4)."""
+    return torch.linspace(LEAST_BETA, MOST_BETA, steps)
+
+
+def cosine_betas(steps: int) -> Tensor:
+    """beta_t = 1 - f(t + 1) / f(t), (steps,), at most `CLIPPED_BETA` (Nichol & Dhariwal, ICML 2021, equation 17).
+
+    f(t) = cos^2((t / steps + s) / (1 + s) * pi / 2)
+    """
+    time = torch.linspace(0, steps, steps + 1) / steps
+    f = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2) ** 2
+    f = f / f[0]
+    return (1 - f[1:] / f[:-1]).clamp(0, CLIPPED_BETA)
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
 @cache
 def retained(schedule: str) -> Tensor:
-    """abar_t of a schedule, (STEPS,), falling.
-
-    Args:
-        schedule: ``linear`` (beta from 1e-4 to 0.02) or ``cosine`` (s = 0.008, beta at most 0.999).
+    """abar_t = prod_{u <= t} (1 - beta_u) of a schedule, (STEPS,), falling from almost 1 to almost 0.
 
     Raises:
-        DisyreError: Unknown schedule, or a MONAI before 1.5, whose cosine schedule is shifted by one step.
+        DisyreError: Unknown schedule.
     """
     if schedule not in SCHEDULES:
         raise DisyreError(f"There is no noise schedule '{schedule}'; choose one of {', '.join(SCHEDULES)}.")
-    abar: Tensor = DDPMScheduler(STEPS, schedule=SCHEDULES[schedule]).alphas_cumprod
-    if float(abar[0]) >= 1:
-        raise DisyreError("The noise schedules of this MONAI are wrong; install MONAI 1.5 or newer.", "internal")
-    return abar
+    return torch.cumprod(1 - SCHEDULES[schedule](STEPS), dim=0)
 
 
 def coefficients(schedule: str, step: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -335,6 +335,19 @@ class Detector:
         }
 
 
+def detect(scan: Volume | Path | str, **settings: Any) -> Detection:
+    """Finds anomalies in one scan with the default model.
+
+    Args:
+        scan: A volume or a file.
+        settings: Of `Detector.detect`.
+
+    Raises:
+        DisyreError: The scan cannot be used.
+    """
+    return Detector().detect(scan, **settings)
+
+
 @dataclass(frozen=True)
 class RawScore:
     """What a method and the members of its ensemble make of a brain, each (Z, Y, X) on the model grid.

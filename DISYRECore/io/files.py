@@ -65,3 +65,13 @@ def write_text(text: str, path: Path | str) -> None:
             part.unlink()
         reason = error.strerror or "unknown reason"
         raise DisyreError(f"Cannot write {path} ({reason}); choose another folder.", kind="output") from error
+
+
+def check_exists(path: Path) -> None:
+    """Refuses a path at which there is nothing.
+
+    Raises:
+        DisyreError: There is no such file or folder.
+    """
+    if not path.exists():
+        raise DisyreError(f"There is no file or folder {path}; check the path.")

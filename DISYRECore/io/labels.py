@@ -1,21 +1,40 @@
-"""Every tissue and label set of the project: FreeSurfer labels, and those of whole heads (500 and above)."""
+"""Every label set of the project: FreeSurfer labels of the brain, and labels of the rest of the head (500 and above).
+
+Names in plain are labels of both hemispheres, as label maps have them. Anatomies for synthesis are merged first, see
+`merge_sides`: names with ``MERGED`` are labels after that.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-CSF = (4, 43, 14, 15, 24)
-GREY = (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
-WHITE = (2, 41, 7, 46, 16, 28, 60)
-
 CSF_LABEL = 24
+"""Fluid around the brain."""
+
+FIRST_HEAD_LABEL = 500
 LARGEST_LABEL = 20_000
 
-_MIRRORED = {
+VENTRICLES = (4, 5, 14, 15)
+"""After `merge_sides` all inner fluid; before, that of the left side and the middle."""
+
+LATERAL_VENTRICLES, CEREBRAL_WHITE, CEREBRAL_CORTEX = (4, 43), (2, 41), (3, 42)
+
+CSF = (*LATERAL_VENTRICLES, 14, 15, CSF_LABEL)
+GREY = (*CEREBRAL_CORTEX, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58)
+WHITE = (*CEREBRAL_WHITE, 7, 46, 16, 28, 60)
+"""Three tissues of a whole brain, small structures left out."""
+
+MERGED_CHOROID, MERGED_VESSELS = (136, 137), (30,)
+MERGED_FLUID = (*VENTRICLES, CSF_LABEL, 72)
+MERGED_INNER = (*VENTRICLES, *MERGED_CHOROID)
+MERGED_WHITE_MATTER, OPTIC_CHIASM = (2, 7), 85
+FAT, BONE = (507, 511), (515, 516)
+
+_TWINS = {
     41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18,
     57: 25, 58: 26, 60: 28, 62: 30, 163: 136, 164: 137,
 }  # fmt: skip
-_WHITE_MATTER_LESIONS = {25: 2}
+_WHITE_MATTER_LESION = 25
 
 
 def merge_sides(labels: np.ndarray) -> np.ndarray:
@@ -24,24 +43,12 @@ def merge_sides(labels: np.ndarray) -> np.ndarray:
     White-matter lesions are drawn as healthy white matter: they are what the models must learn to find.
     """
     table = np.arange(max(int(labels.max()), 999) + 1)
-    for right, left in _MIRRORED.items():
+    for right, left in _TWINS.items():
         table[right] = left
-    for lesion, tissue in _WHITE_MATTER_LESIONS.items():
-        table[table == lesion] = tissue
+    table[table == _WHITE_MATTER_LESION] = CEREBRAL_WHITE[0]
     return table[labels]
 
 
 def brain_tissue(labels: np.ndarray) -> np.ndarray:
     """Mask of brain tissue and ventricles (everything below 500 but background and outer CSF)."""
     return (labels > 0) & (labels < FIRST_HEAD_LABEL) & (labels != CSF_LABEL)
-
-
-FIRST_HEAD_LABEL = 500
-SULCI = (24,)
-VENTRICLES = (4, 5, 14, 15)
-
-_CSF = {4, 5, 14, 15, 24, 72}
-_CHOROID = {136, 137}
-_WHITE = {2, 7, 85}
-_VESSELS = {30}
-_FAT, _BONE = {511, 507}, {515, 516}

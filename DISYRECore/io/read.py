@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, image_suffix, short_name
+from DISYRECore.io.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, check_exists, image_suffix, short_name
 from DISYRECore.io.grid import LPS_TO_RAS, Grid
 from DISYRECore.io.volume import Volume, resample
 
@@ -251,16 +251,6 @@ def _ras_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
 def _without_nonfinite(voxels: np.ndarray) -> np.ndarray:
     finite = np.isfinite(voxels)
     return voxels if finite.all() else np.where(finite, voxels, voxels[finite].min())
-
-
-def check_exists(path: Path) -> None:
-    """Refuses a path at which there is nothing.
-
-    Raises:
-        DisyreError: There is no such file or folder.
-    """
-    if not path.exists():
-        raise DisyreError(f"There is no file or folder {path}; check the path.")
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], components: int) -> None:

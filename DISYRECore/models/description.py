@@ -142,7 +142,7 @@ def read_description(folder: Path) -> ModelDescription:
     """
     try:
         values = migrated(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
-        values["contrasts"] = tuple(values["contrasts"])
+        values |= {"contrasts": tuple(values["contrasts"]), "network": dict(values["network"])}
         return ModelDescription(**{**values, "detection": _detection(values["detection"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error

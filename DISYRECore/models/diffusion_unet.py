@@ -1,4 +1,4 @@
-"""The network of the diffusion methods: a U-Net that predicts noise, conditioned on step and label, from MONAI."""
+"""The network of the diffusion methods: a U-Net that predicts noise, conditioned on step and label."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from DISYRECore.corruption.diffusion import NULL
 from DISYRECore.errors import DisyreError
+from DISYRECore.models.unet2d import UNet2D, UNetSettings
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ PUBLISHED = {
     "anofpdm": DiffusionSettings((128, 128, 256, 384, 512), attention=3, labelled=True),
     "synomaly": DiffusionSettings((128, 128, 256, 384, 512), attention=2, residual_updown=True),
 }
-"""The networks of the papers as close as MONAI's U-Net comes: 92 and 98.6 million parameters."""
+"""The networks of the papers as close as this U-Net comes: 92 and 98.6 million parameters."""
 
 
 def diffusion_settings(values: Mapping[str, Any]) -> DiffusionSettings:
@@ -77,18 +77,17 @@ class DiffusionNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         levels, folded = len(settings.channels), settings.fold**2
-        self.unet = DiffusionModelUNet(
-            spatial_dims=2,
-            in_channels=folded,
-            out_channels=folded,
-            channels=settings.channels,
-            num_res_blocks=settings.blocks,
-            attention_levels=tuple(level >= levels - settings.attention for level in range(levels)),
-            num_head_channels=settings.head_width,
-            norm_num_groups=settings.groups,
-            resblock_updown=settings.residual_updown,
-            num_class_embeds=3 if settings.labelled else None,
+        attention = tuple(range(levels - settings.attention, levels))
+        width = UNetSettings(
+            settings.channels,
+            settings.blocks,
+            attention,
+            settings.head_width,
+            settings.groups,
+            settings.residual_updown,
+            classes=3 if settings.labelled else 0,
         )
+        self.unet = UNet2D(folded, folded, width)
         self.stride = settings.fold * 2 ** (levels - 1)
 
     def forward(self, slices: Tensor, step: Tensor, condition: Tensor | None = None) -> tuple[Tensor, None]:
@@ -107,7 +106,7 @@ class DiffusionNetwork(nn.Module):
         if self.settings.labelled and condition is None:
             condition = torch.full_like(step, NULL)
         labels = condition if self.settings.labelled else None
-        out = self.unet(F.pixel_unshuffle(padded, self.settings.fold), step, class_labels=labels)
+        out = self.unet(F.pixel_unshuffle(padded, self.settings.fold), step, labels)
         return F.pixel_shuffle(out.float(), self.settings.fold)[:, 0, :height, :width], None
 
 

@@ -1,4 +1,4 @@
-"""The restoration network: a U-Net conditioned on the step, from MONAI."""
+"""The restoration network: a U-Net conditioned on the step, over slices with their neighbours."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.models.unet2d import UNet2D, UNetSettings
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,10 @@ class RestorationNetwork(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.settings = settings
-        levels = len(settings.channels)
-        self.unet = DiffusionModelUNet(
-            spatial_dims=2,
-            in_channels=(2 * settings.context + 1) * settings.fold**2,
-            out_channels=(1 + settings.region) * settings.fold**2,
-            channels=settings.channels,
-            num_res_blocks=settings.blocks,
-            attention_levels=tuple(i == settings.attention_level for i in range(levels)),
-            num_head_channels=8,
-            norm_num_groups=settings.groups,
-        )
-        self.stride = settings.fold * 2 ** (levels - 1)
+        width = UNetSettings(settings.channels, settings.blocks, (settings.attention_level,), groups=settings.groups)
+        folded = settings.fold**2
+        self.unet = UNet2D((2 * settings.context + 1) * folded, (1 + settings.region) * folded, width)
+        self.stride = settings.fold * 2 ** (len(settings.channels) - 1)
 
     def forward(self, slices: Tensor, step: Tensor) -> tuple[Tensor, Tensor | None]:
         """Restores the middle slice of each slab.

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from monai.networks.nets import BasicUNet
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.models.unet3d import UNet3D, pixel_shuffle_3d, pixel_unshuffle_3d
 
 LIMIT_MM = 10.0
 """Depths are learnt up to this distance from the surface."""
@@ -43,14 +42,7 @@ class SkullStripNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         blocks = settings.fold**3
-        self.unet = BasicUNet(
-            spatial_dims=3,
-            in_channels=blocks,
-            out_channels=blocks,
-            features=settings.channels,
-            norm=("instance", {"affine": True}),
-            upsample="nontrainable",
-        )
+        self.unet = UNet3D(blocks, blocks, settings.channels)
         self.stride = settings.fold * 2 ** (LEVELS - 1)
 
     def forward(self, heads: Tensor) -> Tensor:
@@ -65,8 +57,8 @@ class SkullStripNetwork(nn.Module):
         size = heads.shape[1:]
         room = [side for n in reversed(size) for side in (0, max(-n % self.stride, 2 * self.stride - n))]
         padded = F.pad(heads, room)[:, None]
-        out = self.unet(pixelunshuffle(padded, 3, self.settings.fold))
-        depth = pixelshuffle(out.float(), 3, self.settings.fold)[:, 0]
+        out = self.unet(pixel_unshuffle_3d(padded, self.settings.fold))
+        depth = pixel_shuffle_3d(out.float(), self.settings.fold)[:, 0]
         return LIMIT_MM * depth[:, : size[0], : size[1], : size[2]]
 
 

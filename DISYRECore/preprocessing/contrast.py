@@ -8,9 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from DISYRECore.io.average_head import average_head
-from DISYRECore.io.labels import CSF_LABEL, brain_tissue
+from DISYRECore.io.labels import CEREBRAL_CORTEX, CEREBRAL_WHITE, CSF_LABEL, LATERAL_VENTRICLES, brain_tissue
 
-VENTRICLES, WHITE, CORTEX = (4, 43), (2, 41), (3, 42)
 T1_WHITE_OVER_CORTEX = 1.2
 T2_VENTRICLES = 1.5
 LEAST_VOXELS = 20
@@ -46,9 +45,9 @@ def _zones() -> dict[str, np.ndarray]:
     box = ndimage.find_objects((tissue | rim).astype(np.uint8))[0]
     labels = labels[box]
     return {
-        "ventricles": ndimage.binary_erosion(np.isin(labels, VENTRICLES)),
-        "white": ndimage.binary_erosion(np.isin(labels, WHITE), iterations=2),
-        "cortex": np.isin(labels, CORTEX),
+        "ventricles": ndimage.binary_erosion(np.isin(labels, LATERAL_VENTRICLES)),
+        "white": ndimage.binary_erosion(np.isin(labels, CEREBRAL_WHITE), iterations=2),
+        "cortex": np.isin(labels, CEREBRAL_CORTEX),
     }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from DISYRECore.io.labels import FIRST_HEAD_LABEL, SULCI, VENTRICLES
+from DISYRECore.io.labels import CSF_LABEL, FIRST_HEAD_LABEL, VENTRICLES
 
 REACH_MM = 20.0
 """Depth at which tissue moves half as far as the surface."""
@@ -68,17 +68,17 @@ def _shrunken(labels: np.ndarray, share: float) -> np.ndarray:
     middle = (np.array(labels.shape) - 1) / 2
     zoom = 1 / (1 - share)
     smaller = ndimage.affine_transform(labels * within, [zoom] * 3, offset=middle * (1 - zoom), order=0)
-    return np.where(within, np.where(smaller > 0, smaller, SULCI[0]), labels)
+    return np.where(within, np.where(smaller > 0, smaller, CSF_LABEL), labels)
 
 
 def _shift(labels: np.ndarray, widening: Widening, spacing_mm: float) -> np.ndarray:
     """Tissue takes the label that lay nearer to the fluid; what the fluid has reached becomes fluid."""
     amounts = max(widening.sulci_mm, 0.0), max(widening.ventricles_mm, 0.0)
-    tissue = (labels > 0) & ~np.isin(labels, SULCI + VENTRICLES) & (labels < FIRST_HEAD_LABEL)
+    tissue = (labels > 0) & ~np.isin(labels, (CSF_LABEL, *VENTRICLES)) & (labels < FIRST_HEAD_LABEL)
     if max(amounts) == 0 or not tissue.any():
         return labels
     depth, nearest = ndimage.distance_transform_edt(
-        ~np.isin(labels, SULCI + VENTRICLES), sampling=spacing_mm, return_indices=True
+        ~np.isin(labels, (CSF_LABEL, *VENTRICLES)), sampling=spacing_mm, return_indices=True
     )
     at = np.nonzero(tissue)
     depth, wall = depth[at], np.stack([axis[at] for axis in nearest])
@@ -95,11 +95,11 @@ def _shift(labels: np.ndarray, widening: Widening, spacing_mm: float) -> np.ndar
 def _narrowed(labels: np.ndarray, widening: Widening, spacing_mm: float) -> np.ndarray:
     """Fluid near tissue becomes the tissue beside it."""
     out = labels
-    for spaces, amount in ((SULCI, -widening.sulci_mm), (VENTRICLES, -widening.ventricles_mm)):
+    for spaces, amount in (((CSF_LABEL,), -widening.sulci_mm), (VENTRICLES, -widening.ventricles_mm)):
         if amount <= 0:
             continue
         fluid = np.isin(out, spaces)
-        tissue = (out > 0) & (out < FIRST_HEAD_LABEL) & ~np.isin(out, SULCI + VENTRICLES)
+        tissue = (out > 0) & (out < FIRST_HEAD_LABEL) & ~np.isin(out, (CSF_LABEL, *VENTRICLES))
         depth, nearest = ndimage.distance_transform_edt(~tissue, sampling=spacing_mm, return_indices=True)
         filled = fluid & (depth <= amount * _unevenness(labels.shape, widening.seed))
         out = np.where(filled, out[tuple(nearest)], out)

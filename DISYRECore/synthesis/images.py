@@ -17,7 +17,17 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from DISYRECore.corruption.blur import gaussian_blur
-from DISYRECore.io.labels import _BONE, _CHOROID, _CSF, _FAT, _VESSELS, _WHITE, CSF_LABEL, FIRST_HEAD_LABEL
+from DISYRECore.io.labels import (
+    BONE,
+    CSF_LABEL,
+    FAT,
+    FIRST_HEAD_LABEL,
+    MERGED_CHOROID,
+    MERGED_FLUID,
+    MERGED_VESSELS,
+    MERGED_WHITE_MATTER,
+    OPTIC_CHIASM,
+)
 from DISYRECore.synthesis.anatomy import DISTANCE_STEP_MM, AnatomyBank
 from DISYRECore.synthesis.intensity import LOW_PERCENTILE, MIDDLE, compress
 
@@ -136,13 +146,13 @@ def _draw_means(generator: Generator, contrast: str, labels: tuple[int, ...]) ->
     iron = float(torch.rand(1, generator=generator)) * 0.25 * (contrast != "T1")
     means = torch.zeros(len(labels))
     for i, label in enumerate(labels):
-        if label in _CSF:
+        if label in MERGED_FLUID:
             means[i] = csf + 0.5 * jitter[i]
-        elif label in _CHOROID:
+        elif label in MERGED_CHOROID:
             means[i] = csf + (grey - csf) * wild[i] * 0.8
-        elif label in _WHITE:
+        elif label in (*MERGED_WHITE_MATTER, OPTIC_CHIASM):
             means[i] = white + jitter[i] * (label != 2)
-        elif label in _VESSELS:
+        elif label in MERGED_VESSELS:
             means[i] = wild[i] * max(csf, white)
         elif 0 < label < FIRST_HEAD_LABEL:
             mix = _MIX_TOWARDS_WHITE.get(label, 0.0) + 5 * jitter[i] * (label in _MIX_TOWARDS_WHITE)
@@ -153,9 +163,9 @@ def _draw_means(generator: Generator, contrast: str, labels: tuple[int, ...]) ->
 
 
 def _head_mean(label: int, contrast: str, u: float) -> float:
-    if contrast != "free" and label in _BONE:
+    if contrast != "free" and label in BONE:
         return 0.02 + 0.3 * u * u
-    if contrast != "free" and label in _FAT:
+    if contrast != "free" and label in FAT:
         return 0.3 + 0.9 * u
     return u
 
@@ -408,7 +418,7 @@ def _fixed_normal(like: Tensor) -> Tensor:
 
 def fluid_mask(bank: AnatomyBank, classes: Tensor) -> Tensor:
     """Where class indices are those of outer or inner CSF; bool, same shape."""
-    return _take(torch.tensor([v in _CSF for v in bank.label_values], device=classes.device), classes.int())
+    return _take(torch.tensor([v in MERGED_FLUID for v in bank.label_values], device=classes.device), classes.int())
 
 
 def csf_class(bank: AnatomyBank) -> int:

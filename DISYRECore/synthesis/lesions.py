@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from DISYRECore.io.labels import MERGED_INNER, MERGED_WHITE_MATTER
 from DISYRECore.synthesis.images import CONTRASTS, Scan
 from DISYRECore.synthesis.intensity import compress, expand
 
@@ -23,8 +24,6 @@ VISIBLE = 0.3
 
 _DIAMETER_MM = {"mass": (18.0, 60.0), "infarct": (10.0, 50.0), "plaques": (5.0, 12.0)}
 _STEP = {"T1": (-0.15, -0.4), "T2": (0.5, 1.2), "FLAIR": (0.2, 0.65), "free": (0.2, 0.6)}
-_WHITE_MATTER = (2, 7)
-_VENTRICLES = (4, 5, 14, 15, 136, 137)
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,13 @@ def _one_lesion(
     stretch = torch.exp(0.3 * torch.randn(3, generator=g, device=labels.device))
     radius = (points / (reach * stretch / stretch.mean())[:, None, None, None]).square().sum(0).sqrt()
     depth = (1 - radius).clamp(min=0)
-    allowed = brain & ~torch.isin(labels, torch.tensor(_VENTRICLES, device=labels.device))
+    allowed = brain & ~torch.isin(labels, torch.tensor(MERGED_INNER, device=labels.device))
     return depth * allowed
 
 
 def _seedbed(labels: Tensor, brain: Tensor, kind: str) -> Tensor:
     """Voxels where a lesion may be centred."""
-    white = torch.isin(labels, torch.tensor(_WHITE_MATTER, device=labels.device)) & brain
+    white = torch.isin(labels, torch.tensor(MERGED_WHITE_MATTER, device=labels.device)) & brain
     tissue = brain & (labels > 0) & (labels < 500) & (labels != 24)
     return white if kind == "plaques" and bool(white.any()) else tissue
 
