@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from DISYRECore.corruption.families import Corrupted, CorruptionSettings, apply_corruption, draw_corruption
-from DISYRECore.corruption.shapes import ShapeBank
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.methods.base.slicewise import frame
 from DISYRECore.preprocessing.modalities import find_modality
 from DISYRECore.preprocessing.modalities.base import Modality
 from DISYRECore.preprocessing.prepare import PreparedBrain
-from DISYRECore.training.config import TrainingSettings
 
 LABELS = ("synthetic", "lesions", "table")
+"""What is known of anomalies: nothing, so that some are synthesised; masks of lesions; or a table of slices."""
+
 FLIPS = {"horizontal": 2, "vertical": 1}
 """Axes of slices (B, Y, X) that are turned about."""
 
@@ -76,30 +75,71 @@ def flip(slices: SlicePool, flips: tuple[str, ...], generator: Generator) -> Sli
     return slices
 
 
-def read_pool(folder: Path, patterns: tuple[str, ...], settings: TrainingSettings) -> SlicePool:
-    """Prepares scans and takes them apart.
+@dataclass(frozen=True)
+class ScanFolder:
+    """Scans of one kind and how slices are taken of them.
 
-    Args:
-        folder: See the module.
-        patterns: Of the files in ``images/``.
-        settings: Modality, labels, spacing and shape of the slices.
-
-    Raises:
-        DisyreError: No scans, a scan or mask that cannot be used, or labels that are asked for and missing.
+    Attributes:
+        path: See the module.
+        modality: See `preprocessing.modalities`.
+        spacing_mm: Spacing of the slices.
+        slice_shape: Points (Y, X) of a slice.
+        labels: What is known of anomalies, one of `LABELS`.
     """
-    if settings.labels not in LABELS:
-        raise DisyreError(f"There are no labels '{settings.labels}'; choose one of {', '.join(LABELS)}.")
-    paths = sorted(path for pattern in patterns for path in (folder / "images").glob(pattern))
-    if not paths:
-        raise DisyreError(f"{folder.name} holds no images that the config names; put scans into its folder images.")
-    table = read_table(folder / "labels.csv") if settings.labels == "table" else {}
-    pools = [_read_scan(path, table, settings) for path in paths]
-    image, mask, region = (torch.cat(part) for part in zip(*(vars(pool).values() for pool in pools), strict=True))
-    pool = SlicePool(image, mask, region)
-    kept = pool.mask.flatten(1).float().mean(1) >= LEAST_SHARE
-    if not kept.any():
-        raise DisyreError(f"The masks in {folder.name} are empty or tiny; check them.")
-    return pool.subset(kept)
+
+    path: Path
+    modality: str
+    spacing_mm: float
+    slice_shape: tuple[int, int]
+    labels: str
+
+    def pool(self, patterns: tuple[str, ...]) -> SlicePool:
+        """Prepares the scans in ``images/`` that some patterns name and takes them apart.
+
+        Raises:
+            DisyreError: No scans, a scan or mask that cannot be used, or labels that are asked for and missing.
+        """
+        if self.labels not in LABELS:
+            raise DisyreError(f"There are no labels '{self.labels}'; choose one of {', '.join(LABELS)}.")
+        paths = sorted(path for pattern in patterns for path in (self.path / "images").glob(pattern))
+        name = self.path.name
+        if not paths:
+            raise DisyreError(f"{name} holds no images that the config names; put scans into its folder images.")
+        table = read_table(self.path / "labels.csv") if self.labels == "table" else {}
+        scans = [vars(self._slices(path, table)).values() for path in paths]
+        pool = SlicePool(*(torch.cat(part) for part in zip(*scans, strict=True)))
+        kept = pool.mask.flatten(1).float().mean(1) >= LEAST_SHARE
+        if not kept.any():
+            raise DisyreError(f"The masks in {name} are empty or tiny; check them.")
+        return pool.subset(kept)
+
+    def _slices(self, path: Path, table: dict[tuple[str, int], bool]) -> SlicePool:
+        modality = find_modality(self.modality)
+        scan = modality.read(path)
+        mask_file = self.path / "masks" / path.name
+        mask = modality.read_mask(mask_file, scan.grid) if mask_file.exists() else None
+        brain = modality.prepare(scan, self.spacing_mm, mask, None)
+        x, inside = brain.tensors()
+        truth = _to_model(brain, self._truth(path, scan, modality, table))
+        image, inside, truth = (fit(v.float(), self.slice_shape) for v in (x, inside, truth))
+        return SlicePool(image, inside > 0.5, (truth > 0.5) & (inside > 0.5))
+
+    def _truth(self, path: Path, scan: Volume, modality: Modality, table: dict[tuple[str, int], bool]) -> np.ndarray:
+        """(X, Y, Z) float32 on the scan's grid: lesions, or slices that are anomalous as a whole."""
+        if self.labels == "table":
+            return _slices_of_table(path.name, scan.shape, table)
+        file = self.path / "lesions" / path.name
+        if self.labels == "synthetic" or not file.exists():
+            return np.zeros(scan.shape, np.float32)
+        lesion: np.ndarray = modality.read_mask(file, scan.grid)
+        return lesion.astype(np.float32)
+
+
+def _slices_of_table(name: str, shape: tuple[int, ...], table: dict[tuple[str, int], bool]) -> np.ndarray:
+    known = [table.get((name, z)) for z in range(shape[2])]
+    if None in known:
+        raise DisyreError(f"labels.csv does not label every slice of {name}; add slice {known.index(None)}.")
+    return np.broadcast_to(np.array(known, np.float32), shape)
 
 
 def read_table(path: Path) -> dict[tuple[str, int], bool]:
@@ -119,32 +159,6 @@ def read_table(path: Path) -> dict[tuple[str, int], bool]:
         ) from error
 
 
-def _read_scan(path: Path, table: dict[tuple[str, int], bool], settings: TrainingSettings) -> SlicePool:
-    modality = find_modality(settings.modality)
-    scan = modality.read(path)
-    mask_file = path.parents[1] / "masks" / path.name
-    mask = modality.read_mask(mask_file, scan.grid) if mask_file.exists() else None
-    brain = modality.prepare(scan, settings.spacing_mm, mask, None)
-    truth = _truth(path, scan, modality, table, settings.labels)
-    x, inside = brain.tensors()
-    pictures = [fit(v.float(), settings.slice_shape) for v in (x, inside, _to_model(brain, truth))]
-    return SlicePool(pictures[0], pictures[1] > 0.5, (pictures[2] > 0.5) & (pictures[1] > 0.5))
-
-
-def _truth(path: Path, scan: Volume, modality: Modality, table: dict[tuple[str, int], bool], labels: str) -> np.ndarray:
-    """(X, Y, Z) float32 on the scan's grid: lesions, or slices that are anomalous as a whole."""
-    if labels == "table":
-        known = [table.get((path.name, z)) for z in range(scan.shape[2])]
-        if None in known:
-            raise DisyreError(f"labels.csv does not label every slice of {path.name}; add slice {known.index(None)}.")
-        return np.broadcast_to(np.array(known, np.float32), scan.shape)
-    file = path.parents[1] / "lesions" / path.name
-    if labels == "synthetic" or not file.exists():
-        return np.zeros(scan.shape, np.float32)
-    lesion: np.ndarray = modality.read_mask(file, scan.grid)
-    return lesion.astype(np.float32)
-
-
 def _to_model(brain: PreparedBrain, values: np.ndarray) -> Tensor:
     moved = resample(Volume(np.ascontiguousarray(values), brain.native.affine), brain.image.grid)
     return torch.from_numpy(np.ascontiguousarray(moved.voxels.T))
@@ -155,31 +169,3 @@ def fit(slices: Tensor, shape: tuple[int, int]) -> Tensor:
     wide, _ = frame(slices, shape, fill=0.0)
     low = [(have - want) // 2 for have, want in zip(wide.shape[1:], shape, strict=True)]
     return wide[:, low[0] : low[0] + shape[0], low[1] : low[1] + shape[1]]
-
-
-class ImageSlices:
-    """Draws slices from a pool.
-
-    Args:
-        pool: On the device that trains.
-        shapes: Of synthetic anomalies.
-        settings: Their corruption, spacing, flips and labels; ``synthetic`` corrupts the slices, other labels do not.
-        brighter: Probability that a synthetic anomaly brightens what it covers.
-    """
-
-    def __init__(self, pool: SlicePool, shapes: ShapeBank, settings: TrainingSettings, brighter: float = 0.5) -> None:
-        self.pool, self.shapes, self.settings, self.brighter = pool, shapes, settings, brighter
-
-    def draw(self, count: int, seed: int) -> tuple[SlicePool, Corrupted]:
-        """`count` slices as they are, and with their anomalies (B, 1, Y, X); the same seed gives the same slices."""
-        device = self.pool.image.device
-        generator = Generator(device).manual_seed(seed)
-        which = torch.randint(len(self.pool.image), (count,), generator=generator, device=device)
-        chosen = flip(self.pool.subset(which), self.settings.flips, generator)
-        image, mask = chosen.image[:, None], chosen.mask[:, None]
-        if self.settings.labels != "synthetic":
-            return chosen, Corrupted(image, chosen.region[:, None], torch.zeros(count, device=device))
-        corruption: CorruptionSettings = self.settings.corruption
-        spacing_mm = self.settings.spacing_mm
-        drawn = draw_corruption(self.shapes, mask, spacing_mm, generator, corruption, self.brighter)
-        return chosen, apply_corruption(self.shapes, image, mask, drawn, spacing_mm, corruption)

@@ -1,4 +1,4 @@
-"""Training on synthetic anatomies: one loop for all tasks.
+"""Training step by step: one loop for all tasks that learn so.
 
 Every step's data follow from the seed, the step and the rank alone, so a run that is killed and resumed sees
 exactly what an uninterrupted one would have seen. Under `torchrun` the batch is shared among the processes.
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,40 @@ from tqdm import tqdm
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import save_model
-from DISYRECore.training.config import TrainingSettings, learning_rate, plain
-from DISYRECore.training.tasks import TASKS
+from DISYRECore.training.config import TrainingConfig, learning_rate
+from DISYRECore.training.tasks import find_task
 
 CHECKPOINT, PROGRESS = "checkpoint.safetensors", "progress.json"
 
 
 class Trainer:
-    """One run: network, averaged weights, optimiser, and where they are kept."""
+    """One run: network, averaged weights, optimiser, and where they are kept.
 
-    def __init__(self, settings: TrainingSettings, labelmaps: Path, out: Path, device: str = "auto") -> None:
-        self.settings, self.out = settings, out
+    Args:
+        config: Of the run; of a task that is learnt step by step.
+        data: Folder of label maps, or of scans where the config says so.
+        out: Checkpoint, log and model go here; a run that was stopped resumes from it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        DisyreError: Data, device, checkpoint or task that cannot be used.
+    """
+
+    def __init__(self, config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto") -> None:
+        self.config, self.out = config, out
         self.device = pick_device(device)
         self.rank, self.world = _process_group(self.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        self.task = TASKS[settings.task](settings, labelmaps, self.device, self.rank == 0)
-        torch.manual_seed(settings.seed)
+        make = find_task(config.task).make
+        if make is None:
+            raise DisyreError(f"The task {config.task} is not learnt step by step; use training.train.")
+        self.task = make(config, data, self.device, self.rank == 0)
+        torch.manual_seed(config.seed)
         self.network = self.task.network()
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+            self.network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.step = 0
         self.resume()
@@ -52,14 +66,14 @@ class Trainer:
 
     def run(self, until: int | None = None) -> None:
         """Trains to the end (or to step `until`), with validation and checkpoints on the way."""
-        steps = min(until or self.settings.steps, self.settings.steps)
+        steps = min(until or self.config.steps, self.config.steps)
         log = _tensorboard(self.out) if self.rank == 0 else None
         bar = tqdm(total=steps, initial=self.step, disable=self.rank > 0, file=sys.stderr, mininterval=10)
         while self.step < steps:
             parts = self.train_step()
             bar.update()
             bar.set_postfix({k: f"{v:.4f}" for k, v in parts.items()}, refresh=False)
-            if self.step % self.settings.every == 0 or self.step == steps:
+            if self.step % self.config.every == 0 or self.step == steps:
                 self.checkpoint(log, parts)
         if self.world > 1:
             dist.barrier()
@@ -72,14 +86,14 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; deterministic given the step number."""
-        share = self.settings.batch // self.world
-        batch = self.task.make(share, self.settings.seed + self.step * self.world + self.rank + 1)
+        share = self.config.batch // self.world
+        batch = self.task.make(share, self.config.seed + self.step * self.world + self.rank + 1)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
+            group["lr"] = learning_rate(self.step, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         loss, parts = self.task.loss(self.parallel, batch)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self.step += 1
         self._update_average()
@@ -87,7 +101,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         for key, value in self.network.state_dict().items():
             self.average[key].lerp_(value, 1 - decay)
 
@@ -116,9 +130,9 @@ class Trainer:
         temporary = self.out / (CHECKPOINT + ".part")
         save_file(self._state(), temporary)
         os.replace(temporary, self.out / CHECKPOINT)
-        (self.out / PROGRESS).write_text(json.dumps({"step": self.step, **plain(self.settings)}, indent=2))
-        s = self.settings
-        save_model(self.out / s.name, self.task.describe(self.step), self.average, s.weight_bits)
+        (self.out / PROGRESS).write_text(json.dumps({"step": self.step, **asdict(self.config)}, indent=2))
+        c = self.config
+        save_model(self.out / c.name, self.task.describe(self.step), self.average, c.weight_bits)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"network.{k}": v for k, v in self.network.state_dict().items()}
@@ -129,7 +143,7 @@ class Trainer:
         return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
 
     def resume(self) -> None:
-        """Goes on from the checkpoint in the output folder, where there is one.
+        """Resumes from the checkpoint in the output folder, where there is one.
 
         Raises:
             DisyreError: It is damaged, or of another network.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,31 +9,32 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor
 
-from DISYRECore.corruption import families as corruption
+from DISYRECore.corruption import families, forward
 from DISYRECore.corruption.blur import blur_within, gaussian_blur
-from DISYRECore.corruption.families import (
+from DISYRECore.corruption.families import family_names, find_family
+from DISYRECore.corruption.families.base import CorruptionSettings
+from DISYRECore.corruption.families.dag import (
     CLASSES,
-    FAMILIES,
-    FULL_MM2,
     PUBLISHED_CENTROIDS,
-    SHARP_MM,
+    add_bias,
+    bias_mask,
+    intensity_class,
+    match_range,
+)
+from DISYRECore.corruption.families.flat import flatten_patch
+from DISYRECore.corruption.forward import (
+    FULL_MM2,
     AnomalyParameters,
     Corrupted,
-    CorruptionSettings,
-    Window,
-    add_bias,
     apply_corruption,
-    bias_mask,
     draw_corruption,
-    flat_level,
-    flatten_patch,
     foreign_patch,
-    intensity_class,
     interpolate,
-    match_range,
 )
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.corruption.shapes import ShapeBank, render_shapes
+from DISYRECore.corruption.windows import Window, window_around
+from DISYRECore.errors import DisyreError
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import Lattice, Scan, draw_scan, render_scan
 from DISYRECore.synthesis.intensity import expand
@@ -42,6 +44,14 @@ SPACING_MM = 3.0
 
 def only(family: str, **changes: object) -> CorruptionSettings:
     return replace(CorruptionSettings(families={family: 1.0}, anomalies=(0.0, 1.0)), **changes)
+
+
+def with_own(p: AnomalyParameters, family: str, **changes: Tensor) -> AnomalyParameters:
+    return replace(p, own={**p.own, family: replace(p.own[family], **changes)})
+
+
+def without_bias(p: AnomalyParameters) -> AnomalyParameters:
+    return with_own(p, "dag", bias=torch.zeros_like(p.alpha)) if "dag" in p.own else p
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,44 @@ def process(scan: Scan, shape_bank: ShapeBank) -> Process:
     return Process(scan, shape_bank)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, None])
+def test_families_are_found_by_their_names() -> None:
+    assert set(CorruptionSettings().families) <= set(family_names())
+    assert all(find_family(name) is find_family(name) for name in family_names())
+    for wrong in ({"blob": 1.0}, {"base": 1.0}, {}, {"fpi": 0.0}, {"fpi": -1.0, "dag": 2.0}):
+        with pytest.raises(DisyreError):
+            CorruptionSettings(families=wrong)
+
+
+BLANK = """
+from DISYRECore.corruption.families.base import Family, FamilyParameters
+
+class Blank(Family):
+    def draw(self, lots, settings):
+        return FamilyParameters()
+
+    def patch(self, moved, x, m, p):
+        return moved * 0
+
+FAMILY = Blank()
+"""
+
+
+def test_a_new_module_is_a_new_family(process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "blank.py").write_text(BLANK)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    settings = only("blank")
+    (p,) = process.draw(settings)
+    x, weight = process.image, p.alpha.view(-1, 1, 1, 1) * process.masks(p)
+    assert torch.allclose(process.apply([p], settings).image, (1 - weight) * x, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [{"flat": 1.0}, {"fpi": 0.0, "dag": 0.0, "flat": 1.0}, {"flat": 1.0, "dag": 0.0}])
+def test_a_family_that_is_never_drawn_changes_nothing(process: Process, weights: dict[str, float]) -> None:
+    alone, among = only("flat"), only("flat", families=weights)
+    assert torch.equal(process.apply(process.draw(alone), alone).image, process.apply(process.draw(among), among).image)
+
+
+@pytest.mark.parametrize("family", [*family_names(), None])
 def test_nothing_changes_outside_the_brain(process: Process, family: str | None) -> None:
     settings = only(family) if family else CorruptionSettings()
     made = process.apply(process.draw(settings), settings)
@@ -83,11 +130,11 @@ def test_nothing_changes_outside_the_brain(process: Process, family: str | None)
     assert 0 <= made.severity.min() <= made.severity.max() <= 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", family_names())
 def test_no_severity_and_no_bias_is_the_identity(process: Process, family: str) -> None:
     settings = only(family)
     (p,) = process.draw(settings)
-    made = process.apply([replace(p, alpha=torch.zeros_like(p.alpha), bias=torch.zeros_like(p.bias))], settings)
+    made = process.apply([replace(without_bias(p), alpha=torch.zeros_like(p.alpha))], settings)
     assert torch.equal(made.image, process.image)
     assert not made.region.any()
     assert not made.severity.any()
@@ -170,7 +217,7 @@ def moved(slab: np.ndarray, motion: np.ndarray) -> np.ndarray:
 def test_dag_texture_stays_within_the_range_under_the_mask(process: Process) -> None:
     settings = only("dag")
     (p,) = process.draw(settings)
-    p = replace(p, alpha=torch.ones_like(p.alpha), bias=torch.zeros_like(p.bias))
+    p = replace(without_bias(p), alpha=torch.ones_like(p.alpha))
     made, m = process.apply([p], settings), process.masks(p)
     for before, after, mask in zip(process.image, made.image, m, strict=True):
         under, inside = before[mask > 0], after[mask == 1]
@@ -200,10 +247,10 @@ def test_flat_patch_has_the_level_and_share_of_texture_asked_for() -> None:
 def test_flat_anomaly_is_a_step_away_from_what_it_covers(process: Process) -> None:
     settings = only("flat")
     (p,) = process.draw(settings)
-    plain = replace(p, alpha=torch.ones_like(p.alpha), contrast=torch.zeros_like(p.contrast))
+    plain = with_own(replace(p, alpha=torch.ones_like(p.alpha)), "flat", contrast=torch.zeros_like(p.alpha))
     made, m = process.apply([plain], settings), process.masks(p)
     mean = (process.image * m).flatten(1).sum(1) / m.flatten(1).sum(1)
-    for after, mask, expected in zip(made.image, m, (mean + p.level).clamp(0, 1), strict=True):
+    for after, mask, expected in zip(made.image, m, (mean + p.own["flat"].step).clamp(0, 1), strict=True):
         inside = after[mask == 1]
         assert torch.allclose(inside, expected.expand_as(inside), atol=1e-5)
 
@@ -298,7 +345,7 @@ def test_region_is_where_the_change_can_be_seen(process: Process) -> None:
 def test_severity_is_that_of_texture_or_bias_whichever_is_larger(process: Process) -> None:
     settings = only("dag")
     (p,) = process.draw(settings)
-    textured = process.apply([replace(p, bias=torch.zeros_like(p.bias))], settings)
+    textured = process.apply([without_bias(p)], settings)
     both = process.apply([p], settings)
     realised = (both.image - textured.image).abs().flatten(1).amax(1)
     assert torch.allclose(textured.severity, p.alpha)
@@ -312,17 +359,17 @@ def whole(image: Tensor) -> Window:
     return Window(torch.zeros(len(image), 2, dtype=torch.long), size, size)
 
 
-@pytest.mark.parametrize("family", ["fpi", "dag", "flat"])
+@pytest.mark.parametrize("family", family_names())
 def test_a_window_holds_all_that_an_anomaly_changes(
     process: Process, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small anomalies are made in windows of the slabs; the outcome is as if they were made in the whole slabs."""
     settings = only(family, largest_mm=(14.0,))
     (p,) = process.draw(settings)
-    window = corruption.window_around(p.shape, process.image.shape[2:], SPACING_MM)
+    window = window_around(p.shape, process.image.shape[2:], SPACING_MM)
     assert window.size[0] < process.image.shape[2]
     made = process.apply([p], settings)
-    monkeypatch.setattr(corruption, "window_around", lambda shape, *_: whole(process.image[: len(shape.centre)]))
+    monkeypatch.setattr(forward, "window_around", lambda shape, *_: whole(process.image[: len(shape.centre)]))
     same = process.apply([p], settings)
     assert (made.image != process.image).any()
     assert torch.allclose(made.image, same.image, atol=1e-5)
@@ -333,7 +380,7 @@ def test_patch_comes_from_the_slab_that_was_drawn(process: Process) -> None:
     (p,) = process.draw(only("fpi"))
     still = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(len(p.alpha), 2, 3)
     p = replace(p, motion=still)
-    patch = foreign_patch(process.image, process.image, process.masks(p), p, whole(process.image), torch.ones(24))
+    patch = foreign_patch(process.image, process.image, process.masks(p), p, whole(process.image))
     assert torch.allclose(patch, process.image[p.source], atol=1e-4)
     assert len(set(p.source.tolist())) == len(p.source)
 
@@ -343,28 +390,6 @@ def test_interpolation_ends_at_image_and_patch() -> None:
     mixed = interpolate(x, patch, m, torch.tensor([0.0, 1.0]))
     assert torch.equal(mixed[0], x[0])
     assert torch.equal(mixed[1], patch[1])
-
-
-@pytest.mark.parametrize("as_tissue", [0.0, 1.0])
-def test_flat_levels_may_reach_as_far_as_the_brightest_voxel(process: Process, as_tissue: float) -> None:
-    settings = only("flat", as_tissue=as_tissue)
-    drawn = process.draw(settings)[0]
-    p = replace(drawn, level=torch.linspace(-1, 1, 24), proportional=torch.ones(24, dtype=torch.bool))
-    dark, bright = torch.full((24,), 0.2), torch.full((24,), 0.9)
-    levels = flat_level(dark, p, bright)
-    assert levels[0] == 0
-    assert levels[-1] == pytest.approx(0.9)
-    assert (levels.diff() > 0).all()
-    assert set(drawn.proportional.tolist()) == {bool(as_tissue)}
-    assert drawn.level.abs().max() > 0.65 or not as_tissue
-    assert drawn.level.abs().max() <= (1 if as_tissue else 0.65)
-
-
-def test_what_stands_out_like_another_tissue_is_sharp_and_at_full_severity(process: Process) -> None:
-    usual, other = (process.draw(only("flat", as_tissue=share))[0] for share in (0.0, 1.0))
-    assert usual.shape.softness.amax() > SHARP_MM >= other.shape.softness.amax()
-    assert (other.alpha == 1).all()
-    assert not (usual.alpha == 1).any()
 
 
 def test_anomalies_are_centred_on_the_brain(process: Process) -> None:
@@ -425,7 +450,7 @@ def test_flat_anomalies_spare_the_fluid_only_where_they_should(process: Process)
     fluid[..., : fluid.shape[-1] // 2] = True
     made = apply_corruption(process.shapes, process.image, process.mask, anomalies, SPACING_MM, settings, fluid)
     changed = ((made.image != process.image) & fluid).flatten(1).any(1)
-    spares = anomalies[0].spares
+    spares = anomalies[0].own["flat"].spares
     assert spares.any()
     assert not spares.all()
     assert not (changed & spares).any()
@@ -436,7 +461,7 @@ def test_flat_anomalies_spare_the_fluid_only_where_they_should(process: Process)
 def test_the_direction_of_the_change_can_be_chosen(process: Process, brighter: float) -> None:
     draw = Generator().manual_seed(0)
     (p,) = draw_corruption(process.shapes, process.mask, SPACING_MM, draw, only("flat"), torch.full((24,), brighter))
-    assert ((p.level > 0) == bool(brighter)).all()
+    assert ((p.own["flat"].step > 0) == bool(brighter)).all()
 
 
 def test_blur_within_a_mask_is_scipy_s_and_sees_nothing_outside() -> None:

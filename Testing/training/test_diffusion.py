@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import ROOT
+from support import ONE_SENTENCE, ROOT, light_noise_training, with_settings
 from torch import Generator, Tensor
 
 from DISYRECore.corruption.diffusion import ANOMALOUS, NULL
-from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.corruption.synomaly_noise import NoiseSettings
 from DISYRECore.detection.detector import Detector
 from DISYRECore.errors import DisyreError
@@ -22,42 +21,46 @@ from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
 from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case
-from DISYRECore.training.config import TrainingSettings, read_config
-from DISYRECore.training.tasks import noise as diffusion
-from DISYRECore.training.tasks.anofpdm import GUIDANCES, AnoFPDMTask, choose_guidance, cosine_threshold, walk_all
-from DISYRECore.training.tasks.noise import labels, predictor
-from DISYRECore.training.tasks.synomaly import SynomalyTask, choose_threshold
+from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.tasks import find_task
+from DISYRECore.training.tasks.anofpdm import (
+    GUIDANCES,
+    AnoFPDMSettings,
+    AnoFPDMTask,
+    choose_guidance,
+    cosine_threshold,
+    walk_all,
+)
+from DISYRECore.training.tasks.base import noise as noise_task
+from DISYRECore.training.tasks.base.noise import labels, predictor
+from DISYRECore.training.tasks.synomaly import SynomalySettings, SynomalyTask, choose_threshold
 from DISYRECore.training.trainer import Trainer
 
-ONE_SENTENCE = r"^[^\n]+\.$"
 NETWORK = DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2)
-ANOFPDM = TrainingSettings(
+NOISE = NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1, 1))
+ANOFPDM = TrainingConfig(
     name="tiny",
     task="anofpdm",
+    settings=AnoFPDMSettings(network=NETWORK, slice_shape=(32, 28)),
     train=("head_[01].nii.gz",),
     validation=("head_2.nii.gz",),
-    diffusion=NETWORK,
     spacing_mm=6.0,
-    slice_shape=(32, 28),
     batch=4,
     steps=4,
     warmup=1,
     learning_rate=3e-3,
     every=2,
 )
-SYNOMALY = replace(ANOFPDM, task="synomaly", noise=NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1, 1)))
+SYNOMALY = replace(
+    ANOFPDM, task="synomaly", settings=SynomalySettings(network=NETWORK, slice_shape=(32, 28), noise=NOISE)
+)
 TASKS = {"anofpdm": AnoFPDMTask, "synomaly": SynomalyTask}
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusion, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
-    monkeypatch.setattr(diffusion, "WALK_STEPS", 6)
-    monkeypatch.setattr(diffusion, "NOISE_STEPS", (100, 200))
-    monkeypatch.setattr(diffusion, "KERNELS", (3, 7))
-    for task in TASKS.values():
-        monkeypatch.setattr(task.validate, "__defaults__", (24,))
+    light_noise_training(monkeypatch)
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -68,7 +71,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_labels_say_where_an_anomaly_is_visible_and_some_are_withheld(labelmaps: Path) -> None:
-    task = AnoFPDMTask(replace(ANOFPDM, unlabelled=0.3), labelmaps, CPU, validates=False)
+    task = AnoFPDMTask(with_settings(ANOFPDM, unlabelled=0.3), labelmaps, CPU, validates=False)
     made, plain = task.make(200, 7), task.batches.make(200, 7)
     known = made.condition != NULL
     assert 0.6 < float(known.float().mean()) < 0.8
@@ -90,8 +93,8 @@ def test_synomaly_learns_from_healthy_slices_alone(labelmaps: Path) -> None:
 
 
 def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
-    noise = replace(SYNOMALY.noise, inside=True, offset=50.0, span=0.0)
-    task = SynomalyTask(replace(SYNOMALY, noise=noise), labelmaps, CPU, validates=False)
+    noise = replace(NOISE, inside=True, offset=50.0, span=0.0)
+    task = SynomalyTask(with_settings(SYNOMALY, noise=noise), labelmaps, CPU, validates=False)
     made, brain = task.make(16, 3), task.batches.make(16, 3).mask
     shifted = made.noise.abs() > 25
     assert shifted.any()
@@ -99,12 +102,12 @@ def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
 
 
 def test_the_step_of_detection_is_chosen_among_those_of_the_config(labelmaps: Path) -> None:
-    task = SynomalyTask(replace(SYNOMALY, highest_step=60, noise_steps=(50,)), labelmaps, CPU, validates=True)
+    task = SynomalyTask(with_settings(SYNOMALY, highest_step=60, noise_steps=(50,)), labelmaps, CPU, validates=True)
     assert task.validate(task.network())["best_step"] == 50
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
-def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingSettings) -> None:
+def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingConfig) -> None:
     task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
     one, two, other = (task.make(5, seed) for seed in (1, 1, 2))
     assert all(a is b or torch.equal(a, b) for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
@@ -114,10 +117,8 @@ def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingS
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
-def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(
-    labelmaps: Path, settings: TrainingSettings
-) -> None:
-    task = TASKS[settings.task](replace(settings, highest_step=610, reuse=50), labelmaps, CPU, validates=False)
+def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(labelmaps: Path, settings: TrainingConfig) -> None:
+    task = TASKS[settings.task](with_settings(settings, highest_step=610, reuse=50), labelmaps, CPU, validates=False)
     step = torch.cat([task.make(200, seed).step for seed in range(3)])
     assert step.min() < 15
     assert 595 < step.max() <= 610
@@ -126,23 +127,23 @@ def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(
 
 def test_the_highest_step_itself_is_learnt() -> None:
     generator = Generator().manual_seed(0)
-    assert set(diffusion._steps(300, 3, generator).tolist()) == {0, 1, 2, 3}
+    assert set(noise_task.draw_steps(300, 3, generator).tolist()) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("highest", [-1, 0, 150, 1000, 700.5, "many"])
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_a_highest_step_that_leaves_out_what_detection_needs_is_refused(
-    labelmaps: Path, tmp_path: Path, settings: TrainingSettings, highest: int
+    labelmaps: Path, tmp_path: Path, settings: TrainingConfig, highest: int
 ) -> None:
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        Trainer(replace(settings, highest_step=highest), labelmaps, tmp_path, device="cpu")
+        Trainer(with_settings(settings, highest_step=highest), labelmaps, tmp_path, device="cpu")
 
 
 # Learning
 
 
-@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY, replace(SYNOMALY, vlb=True)], ids=lambda s: s.task)
-def test_the_loss_falls(labelmaps: Path, settings: TrainingSettings) -> None:
+@pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY, with_settings(SYNOMALY, vlb=True)], ids=lambda s: s.task)
+def test_the_loss_falls(labelmaps: Path, settings: TrainingConfig) -> None:
     task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
     torch.manual_seed(0)
     network, batch = task.network(), task.make(8, 0)
@@ -159,22 +160,22 @@ def test_the_loss_falls(labelmaps: Path, settings: TrainingSettings) -> None:
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
-def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: TrainingSettings) -> None:
+def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: TrainingConfig) -> None:
     plain, bounded = (
-        TASKS[settings.task](replace(settings, vlb=vlb), labelmaps, CPU, validates=False) for vlb in (False, True)
+        TASKS[settings.task](with_settings(settings, vlb=vlb), labelmaps, CPU, validates=False) for vlb in (False, True)
     )
     torch.manual_seed(0)
     network, batch = plain.network(), plain.make(8, 0)
-    (error, parts), (both, shown) = (task.loss(network, batch) for task in (plain, bounded))
+    (error, parts), (both, reported) = (task.loss(network, batch) for task in (plain, bounded))
     assert parts == {"error": float(error.detach())}
-    assert shown["error"] == parts["error"]
-    assert float(both.detach()) == pytest.approx(shown["error"] + shown["vlb"])
+    assert reported["error"] == parts["error"]
+    assert float(both.detach()) == pytest.approx(reported["error"] + reported["vlb"])
     both.backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
-def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path, settings: TrainingSettings) -> None:
+def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path, settings: TrainingConfig) -> None:
     whole = Trainer(settings, labelmaps, tmp_path / "whole", device="cpu")
     whole.run()
     killed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
@@ -198,16 +199,16 @@ def scan(labelmaps: Path):
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
-def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, settings: TrainingSettings) -> None:
+def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, settings: TrainingConfig) -> None:
     Trainer(replace(settings, steps=2), labelmaps, tmp_path, device="cpu").run()
     model = load_model(str(tmp_path / "tiny"))
     assert isinstance(model.network, DiffusionNetwork)
     assert model.description.method == settings.task
-    assert model.description.settings["shape"] == [32, 28]
+    assert model.description.detection.settings["shape"] == [32, 28]
     found = {"anofpdm": {"guidance", "cosine_threshold", "largest_divergence"}}.get(
         settings.task, {"step", "kernel", "threshold"}
     )
-    assert found <= model.description.settings.keys()
+    assert found <= model.description.detection.settings.keys()
     record = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert record["step"] == 2
     assert all(np.isfinite(value) for value in record.values())
@@ -223,10 +224,10 @@ def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, setting
 def test_models_are_run_by_their_own_method_only(labelmaps: Path, tmp_path: Path) -> None:
     Trainer(SYNOMALY, labelmaps, tmp_path, device="cpu").save()
     for method in ("anofpdm", "disyre-v2", "dae"):
-        with pytest.raises(DisyreError, match="use the method synomaly"):
+        with pytest.raises(DisyreError, match="trained for synomaly"):
             Detector(str(tmp_path / "tiny"), method)
     for method in ("anofpdm", "synomaly"):
-        with pytest.raises(DisyreError, match="trained for restoration"):
+        with pytest.raises(DisyreError, match="trained for disyre-v2"):
             Detector("brain-restoration", method)
 
 
@@ -235,7 +236,7 @@ def test_a_method_finds_the_model_that_was_trained_for_it(labelmaps, tmp_path, m
     monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
     assert Detector(method="synomaly").model.description.id == "tiny"
     assert Detector().model.description.id == "brain-restoration"
-    for missing in ({"method": "synomaly", "profile": "liver-ct"}, {"profile": "ultrasound"}, {"profile": "knee"}):
+    for missing in ({"method": "synomaly", "modality": "liver-ct"}, {"modality": "ultrasound"}, {"modality": "knee"}):
         with pytest.raises(DisyreError, match=ONE_SENTENCE):
             Detector(**missing)
 
@@ -266,7 +267,9 @@ def test_the_strongest_guidance_is_taken_that_costs_little_accuracy() -> None:
 
 def walk_of(sick: Tensor, wrong: int):
     """Cosines about .99 in healthy slices and .5 in anomalous ones, of which `wrong` look healthy."""
-    walk = walk_all(lambda x, *told: (torch.zeros_like(x), None), torch.zeros(len(sick), 2, 2), path(2), (1.0,))[0]
+    walk = walk_all(
+        lambda x, *conditioning: (torch.zeros_like(x), None), torch.zeros(len(sick), 2, 2), path(2), (1.0,)
+    )[0]
     cosine = torch.where(sick, 0.5, 0.99 + 0.00001 * torch.arange(len(sick))).double()
     cosine[:wrong] = 1.0
     walk.healthy, walk.free, walk.products = torch.ones_like(cosine), torch.ones_like(cosine), cosine
@@ -313,18 +316,22 @@ def test_validation_without_held_out_anatomies_is_silent(labelmaps: Path) -> Non
 def test_bundled_configs_describe_networks_within_the_weight_budget(name: str) -> None:
     settings = read_config(ROOT / "Resources" / "Configs" / f"{name}.yaml")
     assert settings.task == name
-    assert settings.diffusion is not None
-    network = DiffusionNetwork(replace(settings.diffusion, labelled=name == "anofpdm"))
+    network = DiffusionNetwork(replace(settings.settings.network, labelled=name == "anofpdm"))
     assert 2 * sum(p.numel() for p in network.parameters()) < 4e6
 
 
 def test_a_config_says_steps_bound_and_flips(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("name: a\nhighest_step: 600\nvlb: true\nflips: [horizontal, vertical]\n")
-    settings, usual = read_config(tmp_path / "a.yaml"), TrainingSettings("a")
-    assert (settings.highest_step, settings.vlb, settings.flips) == (600, True, ("horizontal", "vertical"))
+    text = "name: a\ntask: synomaly\nsettings:\n  network: {size: synomaly}\n"
+    (tmp_path / "usual.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text(f"{text}  highest_step: 600\n  vlb: true\n  flips: [horizontal, vertical]\n")
+    usual, own = (read_config(tmp_path / name).settings for name in ("usual.yaml", "a.yaml"))
+    assert (own.highest_step, own.vlb, own.flips) == (600, True, ("horizontal", "vertical"))
     assert (usual.highest_step, usual.vlb, usual.flips) == (999, False, ())
 
 
-def test_a_config_without_a_network_is_refused_in_one_sentence(labelmaps: Path, tmp_path: Path) -> None:
-    with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        Trainer(replace(ANOFPDM, diffusion=None), labelmaps, tmp_path, device="cpu")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_config_without_a_network_is_refused_in_one_sentence(tmp_path: Path, task: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"name: a\ntask: {task}\nsettings: {{vlb: true}}\n")
+    with pytest.raises(DisyreError, match="needs the field 'network'"):
+        read_config(tmp_path / "a.yaml")
+    assert find_task(task).make is TASKS[task]

@@ -5,16 +5,19 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from support import ROOT
+from support import ONE_SENTENCE, ROOT, with_settings
+from support import TINY as NETWORK
 from torch import Generator, Tensor
 
-from DISYRECore.corruption.families import CorruptionSettings, apply_corruption, draw_corruption
+from DISYRECore.corruption.families.base import CorruptionSettings
+from DISYRECore.corruption.forward import Corrupted, apply_corruption, draw_corruption
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.corruption.shapes import ShapeBank, make_shape_bank
 from DISYRECore.errors import DisyreError
@@ -22,30 +25,29 @@ from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwo
 from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, draw_scan, fluid_mask, render_scan
-from DISYRECore.training.config import TrainingSettings, learning_rate, read_config
-from DISYRECore.training.tasks import restoration
+from DISYRECore.training import tasks, train
+from DISYRECore.training.config import TrainingConfig, learning_rate, read_config
+from DISYRECore.training.tasks import find_task, restoration, task_names
+from DISYRECore.training.tasks.base.batches import Anomalies, Batch, SyntheticBatches, hide_health
+from DISYRECore.training.tasks.denoising import DenoisingSettings, add_coarse_noise
 from DISYRECore.training.tasks.restoration import (
-    RARE,
     VALIDATION_SEED,
-    Batch,
+    LossWeights,
+    RestorationSettings,
     RestorationTask,
-    SyntheticBatches,
-    hide_health,
     restoration_loss,
-    sign_weights,
     slice_dice_loss,
     small_region_weight,
 )
 from DISYRECore.training.trainer import CHECKPOINT, Trainer
 
-ONE_SENTENCE = r"^[^\n]+\.$"
-TINY = TrainingSettings(
+TINY = TrainingConfig(
     name="tiny",
+    task="restoration",
+    settings=RestorationSettings(network=NETWORK, slice_shape=(32, 28)),
     train=("head_[01].nii.gz",),
     validation=("head_2.nii.gz",),
-    network=NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True),
     spacing_mm=6.0,
-    slice_shape=(32, 28),
     batch=4,
     steps=6,
     warmup=2,
@@ -54,23 +56,33 @@ TINY = TrainingSettings(
 )
 CONFIG = """
 name: tiny
+task: restoration
 train: [head_0.nii.gz, head_1.nii.gz]
 validation: [head_2.nii.gz]
-network: {channels: [8, 16], blocks: 1, groups: 4, fold: 2, context: 1, region: true, residual: true}
-corruption: {anomalies: [0.2, 0.8], sizes: published}
 spacing_mm: 6
-slice_shape: [32, 28]
 batch: 4
 steps: 4
 warmup: 1
 learning_rate: 0.01
 every: 2
+settings:
+  network: {channels: [8, 16], blocks: 1, groups: 4, fold: 2, context: 1, region: true, residual: true}
+  corruption: {anomalies: [0.2, 0.8], sizes: published}
+  slice_shape: [32, 28]
 """
+
+
+def make_batches(
+    bank: AnatomyBank, shapes: ShapeBank, config: TrainingConfig[RestorationSettings] = TINY
+) -> SyntheticBatches:
+    anomalies = Anomalies(shapes, config.spacing_mm, config.settings.corruption)
+    context, direction = config.settings.network.context, config.settings.direction
+    return SyntheticBatches(bank, config, lambda *one: hide_health(anomalies(*one), one[1]), context, direction)
 
 
 @pytest.fixture
 def batches(bank: AnatomyBank, shape_bank: ShapeBank) -> SyntheticBatches:
-    return SyntheticBatches(TINY, bank, shape_bank)
+    return make_batches(bank, shape_bank)
 
 
 @pytest.fixture
@@ -82,8 +94,8 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def trainer(labelmaps: Path, out: Path, settings: TrainingSettings = TINY) -> Trainer:
-    return Trainer(settings, labelmaps, out, device="cpu")
+def trainer(labelmaps: Path, out: Path, config: TrainingConfig[Any] = TINY) -> Trainer:
+    return Trainer(config, labelmaps, out, device="cpu")
 
 
 # Batches
@@ -96,9 +108,8 @@ def test_the_same_seed_gives_the_same_batch(batches: SyntheticBatches) -> None:
 
 
 @pytest.mark.parametrize(("count", "reuse"), [(6, 2), (5, 2), (4, 1), (5, 3)])
-def test_batches_have_the_size_asked_for(batches: SyntheticBatches, count: int, reuse: int) -> None:
-    batches.settings = replace(TINY, reuse=reuse)
-    batch = batches.make(count, 0)
+def test_batches_have_the_size_asked_for(bank: AnatomyBank, shape_bank: ShapeBank, count: int, reuse: int) -> None:
+    batch = make_batches(bank, shape_bank, with_settings(TINY, reuse=reuse)).make(count, 0)
     assert batch.corrupted.shape == (count, 3, 32, 28)
     assert all(value.shape == (count, 32, 28) for value in (batch.healthy, batch.mask, batch.region))
     assert batch.step.shape == (count,)
@@ -123,16 +134,15 @@ def test_contrasts_named_twice_are_described_once(labelmaps: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("direction", ["monotone", "published-code"])
-def test_the_network_is_told_the_step_of_the_severity(batches: SyntheticBatches, direction: str) -> None:
-    settings = replace(TINY, direction=direction, reuse=1)
-    batches.settings = settings
-    parameters = draw_scan(batches.bank, 16, 3)
-    scan = render_scan(batches.bank, parameters, batches.lattice)
+def test_the_timestep_is_that_of_the_severity(bank: AnatomyBank, shape_bank: ShapeBank, direction: str) -> None:
+    config = with_settings(TINY, direction=direction, reuse=1)
+    batches, corruption = make_batches(bank, shape_bank, config), config.settings.corruption
+    parameters = draw_scan(bank, 16, 3)
+    scan = render_scan(bank, parameters, batches.lattice)
     brighter = torch.tensor([BRIGHTENED[CONTRASTS[i]] for i in parameters.contrast])
-    random, corruption = Generator().manual_seed(3), settings.corruption
-    anomalies = draw_corruption(batches.shapes, scan.mask, 6.0, random, corruption, brighter)
-    fluid = fluid_mask(batches.bank, scan.classes)
-    made = apply_corruption(batches.shapes, scan.image, scan.mask, anomalies, 6.0, corruption, fluid)
+    anomalies = draw_corruption(shape_bank, scan.mask, 6.0, Generator().manual_seed(3), corruption, brighter)
+    fluid = fluid_mask(bank, scan.classes)
+    made = apply_corruption(shape_bank, scan.image, scan.mask, anomalies, 6.0, corruption, fluid)
     batch = batches.make(16, 3)
     assert torch.equal(batch.corrupted, made.image)
     anomalous = made.severity > 0
@@ -141,25 +151,25 @@ def test_the_network_is_told_the_step_of_the_severity(batches: SyntheticBatches,
 
 
 def test_the_severity_does_not_tell_clean_slices_from_anomalous_ones() -> None:
-    severity = torch.cat([torch.zeros(400), torch.linspace(0.01, 1, 100)])
-    told = hide_health(severity, Generator().manual_seed(0))
-    assert torch.equal(told[400:], severity[400:])
-    assert told[:400].mean() == pytest.approx(0.5, abs=0.05)
-    assert told[:400].min() < 0.02
-    assert told[:400].max() > 0.98
+    severity, nothing = torch.cat([torch.zeros(400), torch.linspace(0.01, 1, 100)]), torch.zeros(500, 1, 1, 1)
+    hidden = hide_health(Corrupted(nothing, nothing > 0, severity), Generator().manual_seed(0)).severity
+    assert torch.equal(hidden[400:], severity[400:])
+    assert hidden[:400].mean() == pytest.approx(0.5, abs=0.05)
+    assert hidden[:400].min() < 0.02
+    assert hidden[:400].max() > 0.98
 
 
 def test_slices_without_brain_cost_nothing(batches: SyntheticBatches) -> None:
     batch = batches.make(4, 0)
     nothing = replace(batch, mask=torch.zeros_like(batch.mask), region=torch.zeros_like(batch.region))
-    network = RestorationNetwork(TINY.network)
-    assert restoration_loss(network, nothing, TINY)[0] == 0
+    network = RestorationNetwork(NETWORK)
+    assert restoration_loss(network, nothing, LossWeights())[0] == 0
 
 
 # Learning
 
 
-def test_learning_rate_warms_up_and_falls_to_nought() -> None:
+def test_learning_rate_warms_up_and_falls_to_0() -> None:
     settings = replace(TINY, warmup=10, steps=110, learning_rate=0.5)
     rates = [learning_rate(step, settings) for step in range(111)]
     assert rates[0] == pytest.approx(0.05)
@@ -176,8 +186,7 @@ def test_the_loss_looks_at_brain_voxels_only_and_weighs_its_parts(batches: Synth
             return torch.where(batch.mask, batch.healthy + 0.1, 7.0), torch.where(batch.mask, 0.0, 50.0)
 
     batch = batches.make(4, 0)
-    settings = replace(TINY, image_weight=3.0, region_weight=2.0, dice_weight=0.5)
-    loss, parts = restoration_loss(Fixed(), batch, settings)
+    loss, parts = restoration_loss(Fixed(), batch, LossWeights(image=3.0, region=2.0, dice=0.5))
     assert parts["error"] == pytest.approx(0.01, rel=1e-3)
     assert parts["region"] == pytest.approx(math.log(2), rel=1e-3)
     assert float(loss) == pytest.approx(3 * 0.01 + 2 * math.log(2) + 0.5 * (1 - parts["dice"]), rel=1e-3)
@@ -188,14 +197,14 @@ def test_a_small_network_learns_one_batch_by_heart(bank: AnatomyBank, shape_bank
     """Mean squared error below 1e-4."""
     network = NetworkSettings(channels=(16, 32), blocks=1, groups=8, fold=2, context=1, residual=True)
     corruption = CorruptionSettings(anomalies=(0.0, 1.0))
-    settings = replace(TINY, network=network, corruption=corruption, reuse=1)
-    batch = SyntheticBatches(settings, bank, shape_bank).make(2, 5)
+    config = with_settings(TINY, network=network, corruption=corruption, reuse=1)
+    batch = make_batches(bank, shape_bank, config).make(2, 5)
     torch.manual_seed(0)
     model = RestorationNetwork(network)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     errors = []
     for _ in range(400):
-        loss, parts = restoration_loss(model, batch, settings)
+        loss, parts = restoration_loss(model, batch, config.settings.loss)
         errors.append(parts["error"])
         if errors[-1] < 1e-4:
             break
@@ -294,7 +303,7 @@ def test_a_voxel_weighs_more_the_smaller_its_region() -> None:
 
 
 def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_bank: ShapeBank) -> None:
-    batch = SyntheticBatches(replace(TINY, task="denoising"), bank, shape_bank).make(8, 0)
+    batch = SyntheticBatches(bank, TINY, add_coarse_noise, NETWORK.context).make(8, 0)
     noise = (batch.corrupted[:, 1] - batch.healthy)[batch.mask]
     assert 0.05 < float(noise.std()) < 0.2
     assert not batch.region.any()
@@ -303,9 +312,33 @@ def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_
 
 @pytest.mark.usefixtures("_few_shapes")
 def test_a_denoising_run_makes_a_model_of_the_method_dae(labelmaps: Path, tmp_path: Path) -> None:
-    settings = replace(TINY, task="denoising", steps=2, network=replace(TINY.network, region=False))
-    trainer(labelmaps, tmp_path, settings).run()
+    settings = DenoisingSettings(network=replace(NETWORK, region=False), slice_shape=(32, 28))
+    trainer(labelmaps, tmp_path, replace(TINY, task="denoising", steps=2, settings=settings)).run()
     assert load_model(str(tmp_path / "tiny")).description.method == "dae"
+
+
+@pytest.mark.usefixtures("_few_shapes")
+def test_one_call_trains_any_task(labelmaps: Path, tmp_path: Path) -> None:
+    train(replace(TINY, steps=2), labelmaps, tmp_path / "steps", "cpu")
+    assert load_model(str(tmp_path / "steps" / "tiny")).description.method == "disyre-v2"
+    lesions = replace(TINY, task="small-lesions", settings=find_task("small-lesions").settings(brains=1))
+    lesions = replace(lesions, contrasts=("T1",), validation=(), steps=2, spacing_mm=3.0)
+    train(lesions, labelmaps, tmp_path / "own", "cpu")
+    assert (tmp_path / "own" / "tiny" / "model.json").is_file()
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        Trainer(lesions, labelmaps, tmp_path / "none", "cpu")
+
+
+def test_a_new_module_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = "DISYRECore.training.tasks"
+    lines = [f"from {package}.base import TaskSpec", f"from {package}.skull_strip import NoSettings", "DONE = []"]
+    lines.append("SPEC = TaskSpec('my-task', NoSettings, run=lambda *one: DONE.append(one))")
+    (tmp_path / "my_task.py").write_text("\n".join(lines))
+    (tmp_path / "config.yaml").write_text("name: a\ntask: my-task")
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    config = read_config(tmp_path / "config.yaml")
+    train(config, tmp_path, tmp_path, "cpu")
+    assert [(config, tmp_path, tmp_path, "cpu")] == sys.modules[f"{package}.my_task"].DONE
 
 
 # Two processes
@@ -335,7 +368,9 @@ assert not dist.is_initialized()
 """
 
 
-def two_process_reference(labelmaps: Path, out: Path, settings: TrainingSettings) -> dict[str, Tensor]:
+def two_process_reference(
+    labelmaps: Path, out: Path, settings: TrainingConfig[RestorationSettings]
+) -> dict[str, Tensor]:
     """What two processes should compute: the mean of both shares' gradients, in one process."""
     run = trainer(labelmaps, out, settings)
     for step in range(settings.steps):
@@ -344,7 +379,7 @@ def two_process_reference(labelmaps: Path, out: Path, settings: TrainingSettings
         run.optimiser.zero_grad()
         for rank in range(2):
             batch = run.task.make(settings.batch // 2, settings.seed + 2 * step + rank + 1)
-            (restoration_loss(run.network, batch, settings)[0] / 2).backward()
+            (run.task.loss(run.network, batch)[0] / 2).backward()
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
         run.optimiser.step()
     return run.network.state_dict()
@@ -379,16 +414,50 @@ def test_two_processes_train_as_one_and_resume(labelmaps: Path, tmp_path: Path) 
 def test_a_config_says_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     settings = read_config(tmp_path / "config.yaml")
-    assert settings.network == TINY.network
-    assert settings.corruption == CorruptionSettings(anomalies=(0.2, 0.8), sizes="published")
-    assert (settings.slice_shape, settings.train) == ((32, 28), ("head_0.nii.gz", "head_1.nii.gz"))
-    assert settings.weight_decay == TrainingSettings("x").weight_decay
+    assert settings.settings.network == NETWORK
+    assert settings.settings.corruption == CorruptionSettings(anomalies=(0.2, 0.8), sizes="published")
+    assert (settings.settings.slice_shape, settings.train) == ((32, 28), ("head_0.nii.gz", "head_1.nii.gz"))
+    assert (settings.weight_decay, settings.settings.loss) == (TINY.weight_decay, LossWeights())
 
 
 def test_numbers_may_be_written_as_people_do(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("name: a\nlearning_rate: 6e-4\nspacing_mm: 2")
-    settings = read_config(tmp_path / "config.yaml")
-    assert (settings.learning_rate, settings.spacing_mm) == (0.0006, 2.0)
+    text = "name: a\ntask: restoration\nlearning_rate: 6e-4\nspacing_mm: 2\nsettings: {corruption: {anomalies: [0, 1]}}"
+    (tmp_path / "config.yaml").write_text(text)
+    config = read_config(tmp_path / "config.yaml")
+    assert (config.learning_rate, config.spacing_mm) == (0.0006, 2.0)
+    assert config.settings.corruption == CorruptionSettings(anomalies=(0.0, 1.0))
+    assert all(isinstance(one, float) for one in config.settings.corruption.anomalies)
+
+
+def test_a_size_names_a_network_and_its_fields_can_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "{name: a, task: restoration, settings: {network: {size: paper, context: 2}}}"
+    )
+    network = read_config(tmp_path / "config.yaml").settings.network
+    assert network == replace(restoration.NETWORKS["paper"], context=2)
+
+
+def test_fields_of_the_task_beside_it_are_refused_in_one_sentence_that_says_where_they_belong(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{name: a, task: restoration, network: {size: compact}}")
+    with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
+        read_config(tmp_path / "config.yaml")
+    assert "'network'" in str(refusal.value)
+    assert "under 'settings'" in str(refusal.value)
+
+
+def test_an_unknown_field_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    for settings, names in (("{speed: 3}", RestorationSettings), ("{corruption: {speed: 3}}", CorruptionSettings)):
+        (tmp_path / "config.yaml").write_text(f"{{name: a, task: restoration, settings: {settings}}}")
+        with pytest.raises(DisyreError, match="'speed'") as refusal:
+            read_config(tmp_path / "config.yaml")
+        assert all(one.name in str(refusal.value) for one in fields(names))
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_is_found_by_its_name_and_trains_in_one_way(name: str) -> None:
+    spec = find_task(name)
+    assert spec.name == name
+    assert (spec.make is None) is not (spec.run is None)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "Resources" / "Configs").glob("*.yaml")), ids=lambda p: p.name)
@@ -396,7 +465,7 @@ def test_bundled_configs_are_read(path: Path) -> None:
     settings = read_config(path)
     assert settings.steps > settings.warmup
     assert isinstance(settings.learning_rate, float)
-    assert all(size % 4 == 0 for size in settings.slice_shape)
+    assert find_task(settings.task).settings is type(settings.settings)
 
 
 @pytest.mark.parametrize(
@@ -408,14 +477,37 @@ def test_bundled_configs_are_read(path: Path) -> None:
         "steps: 3",
         "name: [unclosed",
         "name: a\n\tsteps: 3",
-        "name: a\nspeed: 3",
-        "name: a\nnetwork: {size: huge}",
-        "name: a\nnetwork: {size: compact, wings: 2}",
-        "name: a\nnetwork: compact",
-        "name: a\nnetwork:",
-        "name: a\ncorruption: {colour: red}",
-        "name: a\ncorruption: strong",
-        "name: a\nlearning_rate: fast",
+        "name: a",
+        "name: a\ntask: cooking",
+        "name: a\ntask: anofpdm",
+        *(
+            f"name: a\ntask: restoration\n{rest}"
+            for rest in (
+                "speed: 3",
+                "name: 5",
+                "batch: 3.5",
+                "batch: true",
+                "train: head_0.nii.gz",
+                "learning_rate: fast",
+                "learning_rate: .nan",
+                "weight_bits: 4",
+                "settings: strong",
+                "settings: {slice_shape: [32]}",
+                "settings: {direction: sideways}",
+                "settings: {network: {size: huge}}",
+                "settings: {network: {size: compact, wings: 2}}",
+                "settings: {network: {blocks: 2}}",
+                "settings: {network: compact}",
+                "settings: {network: }",
+                "settings: {corruption: {colour: red}}",
+                "settings: {corruption: strong}",
+                "settings: {corruption: {anomalies: []}}",
+                "settings: {corruption: {anomalies: [0, -1]}}",
+                "settings: {corruption: {families: {blob: 1}}}",
+                "settings: {corruption: {families: [fpi]}}",
+                "settings: {corruption: {families: {fpi: 0}}}",
+            )
+        ),
         b"name: \xff\xfe\x9d",
     ],
 )
@@ -448,7 +540,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(labelmaps: Path, tmp_pa
 @pytest.mark.usefixtures("_few_shapes")
 def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(labelmaps: Path, tmp_path: Path) -> None:
     trainer(labelmaps, tmp_path).save()
-    other = replace(TINY, network=replace(TINY.network, channels=(8, 24)))
+    other = with_settings(TINY, network=replace(NETWORK, channels=(8, 24)))
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
         trainer(labelmaps, tmp_path, other)
 
@@ -459,8 +551,3 @@ def test_batches_are_split_without_loss(batches: SyntheticBatches) -> None:
     assert [len(part.step) for part in parts] == [3, 3, 1]
     for name, value in vars(batch).items():
         np.testing.assert_array_equal(torch.cat([getattr(part, name) for part in parts]), value)
-
-
-def test_changes_that_pathology_rarely_makes_in_a_contrast_count_less() -> None:
-    weights = sign_weights(("T1", "T2", "FLAIR", "free", "CT"))
-    assert weights == {"T1": {"bright": RARE}, "T2": {"dark": RARE}, "FLAIR": {"dark": RARE}}

@@ -1,46 +1,29 @@
-"""What can be learnt from synthetic anatomies: one class per task, all used by `training.Trainer` in the same way."""
+"""What can be learnt. Each module here is one task: its settings, its data and loss, and its ``SPEC``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from DISYRECore.errors import DisyreError
 
-from DISYRECore.models.description import ModelDescription
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.tasks.anofpdm import AnoFPDMTask
-from DISYRECore.training.tasks.restoration import RestorationTask
-from DISYRECore.training.tasks.skull_strip import SkullStripTask
-from DISYRECore.training.tasks.synomaly import SynomalyTask
+if TYPE_CHECKING:
+    from DISYRECore.training.tasks.base import TaskSpec
 
 
-class Task(Protocol):
-    """Data, loss and validation of one task. Tensors live on the device that trains."""
-
-    def network(self) -> nn.Module:
-        """A fresh network."""
-
-    def make(self, count: int, seed: int) -> Any:
-        """A batch of `count` training samples; the same seed gives the same batch."""
-
-    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch and its parts, for the log."""
-
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out anatomies; none where the recipe names no such anatomies."""
-
-    def describe(self, step: int) -> ModelDescription:
-        """Description of the model after `step` steps; thresholds come with calibration."""
+def task_names() -> tuple[str, ...]:
+    """Names of all tasks; nothing heavy is imported."""
+    return tuple(name.replace("_", "-") for _, name, is_package in iter_modules(__path__) if not is_package)
 
 
-TASKS: dict[str, Callable[[TrainingSettings, Path, torch.device, bool], Task]] = {
-    "restoration": RestorationTask,
-    "denoising": RestorationTask,
-    "skull-strip": SkullStripTask,
-    "anofpdm": AnoFPDMTask,
-    "synomaly": SynomalyTask,
-}
-"""A task is made from settings, the folder of label maps, the device, and whether it is to validate."""
+def find_task(name: str) -> TaskSpec:
+    """A task by its name.
+
+    Raises:
+        DisyreError: There is none of this name.
+    """
+    if name not in task_names():
+        raise DisyreError(f"There is no task '{name}'; choose one of {', '.join(task_names())}.")
+    spec: TaskSpec = import_module(f"{__name__}.{name.replace('-', '_')}").SPEC
+    return spec

@@ -1,8 +1,12 @@
-"""Learning the noise of healthy and anomalous slices, for AnoFPDM."""
+"""Learning the noise of healthy and anomalous slices, for AnoFPDM.
+
+One label a slice tells them apart: anomalous where an anomaly is visible. Che et al. 2025, see `methods.anofpdm`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +20,22 @@ from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
 from DISYRECore.methods.anofpdm import Walk, forward, observe, path, start_walk
 from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import ModelDescription
-from DISYRECore.models.diffusion_unet import DiffusionNetwork
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.tasks.noise import (
+from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
+    NoiseTaskSettings,
     NoisyBatch,
+    SliceSource,
     check_highest,
     describe,
     draw_steps,
     labels,
-    network_of,
     noise_loss,
     precision,
     predictor,
-    slices_of,
 )
 
 WALK_STEPS = 30
@@ -41,50 +46,73 @@ ALLOWED_LOSS = 0.99
 COSINE_QUANTILES = np.linspace(0.005, 0.095, 100)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnoFPDMSettings(NoiseTaskSettings):
+    """Settings of the task.
+
+    Attributes:
+        path_length: Steps of the forward path; published 600.
+        unlabelled: Share of the slices whose label is withheld.
+    """
+
+    path_length: int = 600
+    unlabelled: float = 0.1
+
+
 class AnoFPDMTask:
     """Learns e(x_t, t, y) of healthy and anomalous slices, with the label withheld from some."""
 
     schedule = LINEAR
 
-    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        check_highest(settings, settings.path_length - 1)
-        self.settings, self.device, self.found = settings, device, dict[str, Any]()
-        self.batches = slices_of(settings, labelmaps, settings.train, device)
-        self.held_out = slices_of(settings, labelmaps, settings.validation, device) if validates else None
+    def __init__(
+        self, config: TrainingConfig[AnoFPDMSettings], data: Path, device: torch.device, validates: bool
+    ) -> None:
+        check_highest(config, config.settings.path_length - 1)
+        self.config, self.device, self.found = config, device, dict[str, Any]()
+        source = SliceSource(config, data, device)
+        corrupt = source.corruption(labels=("lesions", "table"))
+        self.batches = source.batches(config.train, corrupt)
+        self.held_out = source.batches(config.validation, corrupt) if validates else None
+
+    @property
+    def _network(self) -> DiffusionSettings:
+        return replace(self.config.settings.network, labelled=True)
 
     def network(self) -> DiffusionNetwork:
         """A fresh network."""
-        return DiffusionNetwork(network_of(self.settings)).to(self.device)
+        return DiffusionNetwork(self._network).to(self.device)
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of slices with noise, steps and labels."""
         batch, generator = self.batches.make(count, seed), Generator(self.device).manual_seed(seed + 1)
         image = to_signed(batch.corrupted[:, 0])
         noise = torch.randn(image.shape, generator=generator, device=self.device)
-        withheld = torch.rand(count, generator=generator, device=self.device) < self.settings.unlabelled
+        withheld = torch.rand(count, generator=generator, device=self.device) < self.config.settings.unlabelled
         condition = torch.where(withheld, NULL, labels(batch))
-        return NoisyBatch(image, noise, draw_steps(count, self.settings.highest_step, generator), condition)
+        return NoisyBatch(image, noise, draw_steps(count, self.config.settings.highest_step, generator), condition)
 
     def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
         """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule, self.settings.vlb)
+        return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
     @torch.no_grad()
-    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
+    def validate(self, network: nn.Module) -> dict[str, float]:
         """Chooses guidance, cosine threshold and largest divergence; returns how well they do on held-out slices."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.make(count, VALIDATION_SEED)
+        batch = self.held_out.make(VALIDATION_SLICES, VALIDATION_SEED)
         x, sick = to_signed(batch.corrupted[:, 0]), labels(batch) == ANOMALOUS
-        walks = walk_all(predictor(network, self.device), x, path(WALK_STEPS, self.settings.path_length), GUIDANCES)
+        steps = path(WALK_STEPS, self.config.settings.path_length)
+        walks = walk_all(predictor(network, self.device), x, steps, GUIDANCES)
         self.found, accuracy = choose_guidance(walks, GUIDANCES, sick)
         chosen = walks[GUIDANCES.index(self.found["guidance"])]
         scores = {"accuracy": accuracy, "guidance": self.found["guidance"]}
-        return scores if self.settings.labels == "table" else scores | precision(chosen.map, batch)
+        return scores if self.config.settings.labels == "table" else scores | precision(chosen.map, batch)
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
-        return describe(self.settings, step, {"steps": WALK_STEPS, "length": self.settings.path_length, **self.found})
+        found = {"steps": WALK_STEPS, "length": self.config.settings.path_length, **self.found}
+        return describe(self.config, self._network, step, found)
 
 
 def walk_all(
@@ -135,3 +163,6 @@ def choose_guidance(walks: Sequence[Walk], guidances: Sequence[float], sick: Ten
         "largest_divergence": float(walks[best].divergence.max()),
     }
     return found, accuracies[best]
+
+
+SPEC = TaskSpec("anofpdm", AnoFPDMSettings, AnoFPDMTask)

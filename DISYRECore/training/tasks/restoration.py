@@ -1,124 +1,92 @@
-"""Restoration of corrupted slices to the healthy slices they were made from, and its plain baseline, denoising."""
+"""Restoration of corrupted slices to the healthy slices they were made from.
+
+Naval Marimont et al., ISBI 2024 (DISYRE) and MICCAI 2024 (DISYRE v2); the second output, the region, is an addition.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from DISYRECore.corruption.families import Corrupted, apply_corruption, draw_corruption
-from DISYRECore.corruption.severity import step_of
-from DISYRECore.corruption.shapes import ShapeBank, make_shape_bank
+from DISYRECore.corruption.families.base import CorruptionSettings
+from DISYRECore.corruption.forward import Corrupted
+from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.evaluation.metrics import average_precision
-from DISYRECore.methods.dae import coarse_noise
 from DISYRECore.models.description import DEFAULT_METHOD, DetectionSettings, ModelDescription, usual_detection
 from DISYRECore.models.device import mixed_precision
-from DISYRECore.models.restoration_unet import RestorationNetwork, zero_output
-from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
-from DISYRECore.synthesis.images import (
-    BRIGHTENED,
-    CONTRASTS,
-    Lattice,
-    Scan,
-    ScanParameters,
-    draw_scan,
-    fluid_mask,
-    render_scan,
+from DISYRECore.models.restoration_unet import SIZES as NETWORKS
+from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork, zero_output
+from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.batches import (
+    Anomalies,
+    Batch,
+    HealthySlabs,
+    SliceSettings,
+    SyntheticBatches,
+    hide_health,
+    load_bank,
 )
-from DISYRECore.training.config import TrainingSettings, description
+from DISYRECore.training.typed import SIZES
 
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
+VALIDATION_BATCH = 32
 REACH, FULL_SHARE, HEAVIEST = 10, 0.25, 12.0
 """Voxels around a place, the share of them in a region from which its weight is 1, and the most that a voxel weighs."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One step's data on the device.
+class LossWeights:
+    """Weights of the parts of `restoration_loss`.
 
     Attributes:
-        corrupted: (B, 2 * context + 1, Y, X) in [0, 1].
-        healthy, mask, region: (B, Y, X) of the middle slice.
-        step: (B,) integer steps that stand for the severities.
+        image: Of the squared error of the restored slice.
+        region: Of the cross-entropy of the region.
+        dice: Of the overlap of the region, slice by slice.
     """
 
-    corrupted: Tensor
-    healthy: Tensor
-    mask: Tensor
-    region: Tensor
-    step: Tensor
+    image: float = 20.0
+    region: float = 1.0
+    dice: float = 0.2
 
 
-class SyntheticBatches:
-    """Makes batches from anatomies on the device that trains."""
+@dataclass(frozen=True)
+class RestorationSettings(SliceSettings):
+    """Settings of the task.
 
-    def __init__(self, settings: TrainingSettings, bank: AnatomyBank, shapes: ShapeBank) -> None:
-        self.settings, self.bank, self.shapes = settings, bank, shapes
-        self.brightened = torch.tensor([BRIGHTENED[name] for name in CONTRASTS])
-        depth = 2 * settings.network.context + 1
-        self.lattice = Lattice((depth, *settings.slice_shape), settings.spacing_mm)
-
-    def make(self, count: int, seed: int) -> Batch:
-        """Makes `count` slices; the same seed gives the same batch."""
-        s, middle = self.settings, self.settings.network.context
-        parameters = draw_scan(self.bank, math.ceil(count / s.reuse), seed, contrasts=s.contrasts)
-        scan = render_scan(self.bank, parameters, self.lattice)
-        image, mask = (values.repeat_interleave(s.reuse, 0)[:count] for values in (scan.image, scan.mask))
-        generator = Generator(image.device).manual_seed(seed)
-        if s.task == "denoising":
-            made = _noisy(image, mask, generator)
-        else:
-            made = self._anomalous(scan, parameters, image, mask, generator)
-        step = step_of(made.severity, s.direction)
-        return Batch(made.image, image[:, middle], mask[:, middle], made.region[:, 0], step)
-
-    def _anomalous(
-        self, scan: Scan, parameters: ScanParameters, image: Tensor, mask: Tensor, generator: Generator
-    ) -> Corrupted:
-        s, count = self.settings, len(image)
-        brighter = self.brightened[parameters.contrast].to(image.device).repeat_interleave(s.reuse)[:count]
-        fluid = fluid_mask(self.bank, scan.classes).repeat_interleave(s.reuse, 0)[:count]
-        anomalies = draw_corruption(self.shapes, mask, s.spacing_mm, generator, s.corruption, brighter)
-        middle = slice(s.network.context, s.network.context + 1)
-        made = apply_corruption(self.shapes, image, mask, anomalies, s.spacing_mm, s.corruption, fluid, middle)
-        return replace(made, severity=hide_health(made.severity, generator))
-
-
-def _noisy(image: Tensor, mask: Tensor, generator: Generator) -> Corrupted:
-    """The forward process of `dae`, which knows neither a region nor a severity."""
-    noisy = coarse_noise(image, mask, generator)
-    return Corrupted(noisy, torch.zeros_like(mask[:, :1]), torch.zeros(len(image), device=image.device))
-
-
-def hide_health(severity: Tensor, generator: Generator) -> Tensor:
-    """Any severity for the clean slices, which have none: told 0, the network would learn nothing from them.
-
-    Detection knows no severity and tells the network one that is not 0. If that meant that something is wrong, the
-    network would find something in every healthy slice.
+    Attributes:
+        network: Its settings; `size` names a base, ``compact`` or ``paper``.
+        corruption: The forward process.
+        loss: Weights of the loss.
+        direction: Map between severity and timestep, see `severity.step_of`.
     """
-    anything = torch.rand(severity.shape, generator=generator, device=severity.device)
-    return torch.where(severity > 0, severity, anything)
+
+    network: NetworkSettings = field(default=NETWORKS["compact"], metadata={SIZES: NETWORKS})
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    loss: LossWeights = field(default_factory=LossWeights)
+    direction: Literal["monotone", "published-code"] = "monotone"
 
 
-def restoration_loss(network: nn.Module, batch: Batch, settings: TrainingSettings) -> tuple[Tensor, dict[str, float]]:
+def restoration_loss(network: nn.Module, batch: Batch, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
     """Squared error of the restored slice, weighted cross-entropy and `slice_dice_loss` of the region, in the brain."""
     with mixed_precision(batch.corrupted.device):
         restored, logit = network(batch.corrupted, batch.step)
     brain = batch.mask
     error = ((restored.float() - batch.healthy).square() * brain).sum() / brain.sum().clamp(min=1)
-    loss = settings.image_weight * error
+    loss = weights.image * error
     parts = {"error": float(error.detach())}
     if logit is not None:
         costs = F.binary_cross_entropy_with_logits(logit.float(), batch.region.float(), reduction="none")
         weight = small_region_weight(batch.region) * brain
         region = (weight * costs).sum() / weight.sum().clamp(min=1)
         overlap = slice_dice_loss(torch.sigmoid(logit.float()) * brain, batch.region)
-        loss = loss + settings.region_weight * region + settings.dice_weight * overlap
+        loss = loss + weights.region * region + weights.dice * overlap
         parts |= {"region": float(region.detach()), "dice": 1 - float(overlap.detach())}
     return loss, parts
 
@@ -138,22 +106,30 @@ def slice_dice_loss(probability: Tensor, region: Tensor) -> Tensor:
 
 
 class RestorationTask:
-    """Learns P(x, t), see `networks.RestorationNetwork`."""
+    """Learns P(x, t), see `models.restoration_unet`."""
 
-    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        self.settings, self.device = settings, device
-        shapes = make_shape_bank(seed=settings.seed).to(device)
-        own = bank(labelmaps, settings.train, device, settings.variants)
-        self.batches = SyntheticBatches(settings, own, shapes)
-        held_out = bank(labelmaps, settings.validation, device) if validates else None
-        self.held_out = SyntheticBatches(settings, held_out, shapes) if held_out is not None else None
+    def __init__(
+        self, config: TrainingConfig[RestorationSettings], labelmaps: Path, device: torch.device, validates: bool
+    ) -> None:
+        self.config, self.device = config, device
+        self.anomalies = Anomalies(
+            make_shape_bank(seed=config.seed).to(device), config.spacing_mm, config.settings.corruption
+        )
+        self.batches = self._batches(labelmaps, config.train, config.variants)
+        self.held_out = self._batches(labelmaps, config.validation) if validates else None
+
+    def _batches(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticBatches:
+        s = self.config.settings
+        bank = load_bank(folder, patterns, self.device, variants)
+        return SyntheticBatches(bank, self.config, self.corrupt, s.network.context, s.direction)
+
+    def corrupt(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
+        """The forward process; the severity does not tell which slabs are healthy."""
+        return hide_health(self.anomalies(healthy, generator), generator)
 
     def network(self) -> RestorationNetwork:
-        """A fresh network; the identity where it predicts the change."""
-        network = RestorationNetwork(self.settings.network)
-        if self.settings.network.residual:
-            zero_output(network)
-        return network.to(self.device)
+        """A fresh network."""
+        return fresh_network(self.config.settings.network).to(self.device)
 
     def make(self, count: int, seed: int) -> Batch:
         """A batch of corrupted slices."""
@@ -161,50 +137,60 @@ class RestorationTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """See `restoration_loss`."""
-        return restoration_loss(network, batch, self.settings)
+        return restoration_loss(network, batch, self.config.settings.loss)
 
-    @torch.no_grad()
     def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
         """Energy removed and average precision on held-out anatomies with synthetic anomalies."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.make(count, VALIDATION_SEED)
-        outputs = []
-        for part in _split(batch, 32):
-            with mixed_precision(self.device):
-                outputs.append(network(part.corrupted, part.step))
-        restored = torch.cat([o[0] for o in outputs]).float()
-        middle = batch.corrupted[:, self.settings.network.context]
-        brain = batch.mask
-        before = (middle - batch.healthy)[brain].square().sum()
-        after = (restored - batch.healthy)[brain].square().sum()
-        scores = {"removed": 1 - float(after / before)}
-        truth = batch.region[brain].cpu().numpy()
-        if truth.any():
-            scores["ap_residual"] = average_precision((middle - restored).abs()[brain].cpu().numpy(), truth)
-        if truth.any() and outputs[0][1] is not None:
-            logit = torch.cat([o[1] for o in outputs if o[1] is not None]).float()
-            scores["ap_region"] = average_precision(logit[brain].cpu().numpy(), truth)
-        return scores
+        return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands; thresholds come with calibration."""
-        s, method = self.settings, "dae" if self.settings.task == "denoising" else DEFAULT_METHOD
-        return description(s, step, method, s.network.to_dict(), self._detection(method))
-
-    def _detection(self, method: str) -> DetectionSettings:
-        """As the bundled model is used; a network that marks no regions has its residual alone."""
-        usual = usual_detection(method, self.settings.spacing_mm)
-        return usual if self.settings.network.region else DetectionSettings()
+        return describe_restoration(self.config, self.config.settings.network, step, DEFAULT_METHOD)
 
 
-def bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
-    """The anatomies that some patterns name."""
-    paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-    return load_anatomies(paths, variants=variants).to(device)
+def fresh_network(settings: NetworkSettings) -> RestorationNetwork:
+    """A network of random weights; the identity where it predicts the change."""
+    network = RestorationNetwork(settings)
+    if settings.residual:
+        zero_output(network)
+    return network
+
+
+@torch.no_grad()
+def restoration_scores(network: nn.Module, batch: Batch) -> dict[str, float]:
+    """Share of the corruption's energy that is removed, and average precision of residual and region, in the brain."""
+    outputs = []
+    for part in _split(batch, VALIDATION_BATCH):
+        with mixed_precision(batch.corrupted.device):
+            outputs.append(network(part.corrupted, part.step))
+    restored = torch.cat([o[0] for o in outputs]).float()
+    middle, brain = batch.corrupted[:, batch.corrupted.shape[1] // 2], batch.mask
+    before = (middle - batch.healthy)[brain].square().sum()
+    after = (restored - batch.healthy)[brain].square().sum()
+    scores = {"removed": 1 - float(after / before)}
+    truth = batch.region[brain].cpu().numpy()
+    if truth.any():
+        scores["ap_residual"] = average_precision((middle - restored).abs()[brain].cpu().numpy(), truth)
+    if truth.any() and outputs[0][1] is not None:
+        logit = torch.cat([o[1] for o in outputs if o[1] is not None]).float()
+        scores["ap_region"] = average_precision(logit[brain].cpu().numpy(), truth)
+    return scores
+
+
+def describe_restoration(
+    config: TrainingConfig[SliceSettings], network: NetworkSettings, step: int, method: str
+) -> ModelDescription:
+    """Description of a restoration model, used as the bundled one; one that marks no region has its residual alone."""
+    usual = usual_detection(method, config.spacing_mm) if network.region else DetectionSettings()
+    return description(config, step, method, network.to_dict(), usual)
 
 
 def _split(batch: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, len(batch.step), size):
         part = {name: value[start : start + size] for name, value in vars(batch).items()}
         yield replace(batch, **part)
+
+
+SPEC = TaskSpec("restoration", RestorationSettings, RestorationTask)

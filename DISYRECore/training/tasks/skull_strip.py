@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Generator, Tensor, nn
 
-from DISYRECore.corruption.families import CorruptionSettings, apply_corruption, draw_corruption
+from DISYRECore.corruption.families.base import CorruptionSettings
+from DISYRECore.corruption.forward import apply_corruption, draw_corruption
 from DISYRECore.corruption.shapes import draw_shapes, make_shape_bank, render_shapes
 from DISYRECore.io.labels import brain_tissue
 from DISYRECore.models.description import SKULL_STRIP, ModelDescription
@@ -22,7 +23,8 @@ from DISYRECore.preprocessing.skull_strip import box_shape, normalise_head
 from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
 from DISYRECore.synthesis.images import Lattice, ScanParameters, draw_scan, lookup, positions, render_scan, rotation
 from DISYRECore.synthesis.intensity import expand
-from DISYRECore.training.config import TrainingSettings, description
+from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.tasks.base import TaskSpec
 
 HEAD_MM = (232, 248, 200)
 CLOSING_MM, OPENING_MM = 8.0, 4.0
@@ -198,18 +200,25 @@ def depth_loss(depth_mm: Tensor, truth: Heads) -> Tensor:
     return (weight * error.masked_fill(beyond, 0)).sum() / weight.sum()
 
 
-class SkullStripTask:
-    """Learns the depth below the surface of the brain, see `extraction.SkullStripNetwork`."""
+@dataclass(frozen=True)
+class NoSettings:
+    """The task has none of its own."""
 
-    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        self.settings, self.device = settings, device
-        self.heads = self._heads(labelmaps, settings.train, settings.variants)
-        self.held_out = self._heads(labelmaps, settings.validation) if validates else None
+
+class SkullStripTask:
+    """Learns the depth below the surface of the brain, see `models.skull_strip_unet`."""
+
+    def __init__(
+        self, config: TrainingConfig[NoSettings], labelmaps: Path, device: torch.device, validates: bool
+    ) -> None:
+        self.config, self.device = config, device
+        self.heads = self._heads(labelmaps, config.train, config.variants)
+        self.held_out = self._heads(labelmaps, config.validation) if validates else None
 
     def _heads(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticHeads:
         paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
         bank = load_anatomies(paths, HEAD_MM, variants, shrinks=True).to(self.device)
-        return SyntheticHeads(bank, self.settings.spacing_mm, self.settings.contrasts)
+        return SyntheticHeads(bank, self.config.spacing_mm, self.config.contrasts)
 
     def network(self) -> SkullStripNetwork:
         """A fresh network."""
@@ -244,4 +253,7 @@ class SkullStripTask:
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
-        return description(self.settings, step, SKULL_STRIP, SkullStripSettings().to_dict())
+        return description(self.config, step, SKULL_STRIP, SkullStripSettings().to_dict())
+
+
+SPEC = TaskSpec("skull-strip", NoSettings, SkullStripTask)

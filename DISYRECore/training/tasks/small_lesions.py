@@ -1,8 +1,8 @@
-"""Fits the perceptrons of `spots` to the voxels of whole synthetic brains with small anomalies.
+"""Fits the perceptrons of the small-lesion detector to the voxels of whole synthetic brains with small lesions.
 
-They are small and their voxels can be kept in memory, so this is no endless stream of batches as in `training`: the
-voxels of some brains are collected and the first perceptron is fitted to them; then those of others, with what the
-first says of them, for the second, and so on. Everything follows from the seed.
+They are small and their voxels can be kept in memory, so this is no endless stream of batches as for the `Trainer`: the
+voxels of some brains are collected and the first cascade stage is fitted to them; then those of others, with what the
+first says of them, the second, and so on. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,9 @@ from DISYRECore.models.store import save_model
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.synthesis.small_lesions import LesionedBrain, add_small_lesions, draw_small_lesions
-from DISYRECore.training.config import TrainingSettings, description, learning_rate
-from DISYRECore.training.tasks.restoration import bank
+from DISYRECore.training.config import TrainingConfig, description, learning_rate
+from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.batches import load_bank
 
 WHOLE = (104, 128, 112)
 """Points of the lattice that a brain is drawn on."""
@@ -64,15 +66,26 @@ COST = 3.0
 """Healthy voxels that one kept voxel stands for, about: brings the loss to the order of 1."""
 
 VALIDATION_BRAINS, VALIDATION_SEED = 20, 10_000_019
-LOG, LOOK = "log.jsonl", "look-{}.safetensors"
+LOG, STAGE = "log.jsonl", "stage-{}.safetensors"
+
+
+@dataclass(frozen=True)
+class SmallLesionTraining:
+    """Settings of the task.
+
+    Attributes:
+        brains: Whole brains whose voxels each stage is fitted to.
+    """
+
+    brains: int = 1200
 
 
 @dataclass(frozen=True)
 class Brain:
-    """A synthetic brain with small anomalies.
+    """A synthetic brain with small lesions.
 
     Attributes:
-        cut: Of its anomalous image.
+        cut: Of its image with lesions.
         made: Image, region and weights on the grid of the cut.
         contrast: Index into the contrasts of the network.
     """
@@ -83,17 +96,17 @@ class Brain:
 
 
 class SyntheticBrains:
-    """Makes brains with small anomalies from anatomies on the device that trains."""
+    """Makes brains with small lesions from anatomies on the device that trains."""
 
-    def __init__(self, settings: TrainingSettings, anatomies: AnatomyBank, shapes: ShapeBank) -> None:
-        self.settings, self.anatomies, self.shapes = settings, anatomies, shapes
-        self.lattice = Lattice(WHOLE, settings.spacing_mm)
+    def __init__(self, config: TrainingConfig[Any], anatomies: AnatomyBank, shapes: ShapeBank) -> None:
+        self.config, self.anatomies, self.shapes = config, anatomies, shapes
+        self.lattice = Lattice(WHOLE, config.spacing_mm)
         white = [value in WHITE_MATTER for value in anatomies.label_values]
         self.is_white = torch.tensor(white, device=anatomies.classes.device)
 
     def make(self, seed: int) -> Brain:
         """One brain; the same seed gives the same."""
-        contrasts = self.settings.contrasts
+        contrasts = self.config.contrasts
         p = draw_scan(self.anatomies, 1, seed, contrasts=contrasts, reach_mm=(-SHIFT_MM, SHIFT_MM))
         scan = render_scan(self.anatomies, p, self.lattice)
         name, classes = CONTRASTS[int(p.contrast)], scan.classes[0]
@@ -101,8 +114,8 @@ class SyntheticBrains:
         box = brain_box(scan.mask[0])
         image, mask, fluid, white = (cut_out(one, box) for one in (scan.image[0], scan.mask[0], fluid, white))
         drawn = draw_small_lesions(Generator().manual_seed(seed), MOSTLY if BRIGHTENED[name] > 0.5 else 1 - MOSTLY)
-        made = add_small_lesions(self.shapes, image, mask, fluid, white, drawn, self.settings.spacing_mm)
-        return Brain(Cut(made.image, mask, box), made, self.settings.contrasts_once.index(name))
+        made = add_small_lesions(self.shapes, image, mask, fluid, white, drawn, self.config.spacing_mm)
+        return Brain(Cut(made.image, mask, box), made, self.config.contrasts_once.index(name))
 
 
 @dataclass(frozen=True)
@@ -133,11 +146,11 @@ class BrainSamples(Dataset[tuple[Tensor, ...]]):
         count: How many brains.
         seed: Of the first brain.
         network: What it says is added to the numbers.
-        look: Which perceptron they are for, 0 for the first, which is given no opinions.
+        stage: That they are for, 0 for the first, which is given no opinions.
     """
 
-    def __init__(self, brains: SyntheticBrains, count: int, seed: int, network: SmallLesionNetwork, look: int) -> None:
-        self.brains, self.count, self.seed, self.network, self.look = brains, count, seed, network, look
+    def __init__(self, brains: SyntheticBrains, count: int, seed: int, network: SmallLesionNetwork, stage: int) -> None:
+        self.brains, self.count, self.seed, self.network, self.stage = brains, count, seed, network, stage
 
     def __len__(self) -> int:
         return self.count
@@ -149,7 +162,7 @@ class BrainSamples(Dataset[tuple[Tensor, ...]]):
         brain = self.brains.make(self.seed + index)
         around = Neighbourhoods(brain.cut)
         region, weight = brain.made.region, brain.made.weight
-        opinion = self.network(around, brain.contrast, self.look) if self.look else None
+        opinion = self.network(around, brain.contrast, self.stage) if self.stage else None
         g = Generator(region.device).manual_seed(self.seed + index)
         sick, sick_weight = _some(region.nonzero(), ANOMALOUS, g)
         well, well_weight = _likely((brain.cut.mask & ~region).nonzero(), opinion, g)
@@ -191,26 +204,26 @@ def collect(samples: BrainSamples, title: str) -> Samples:
     return Samples(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def fit(perceptron: nn.Module, samples: Samples, settings: TrainingSettings, log: Path) -> None:
-    """Fits a perceptron by the weighted cross-entropy of `settings.batch` voxels a step, and logs the loss."""
+def fit(perceptron: nn.Module, samples: Samples, config: TrainingConfig[Any], log: Path) -> None:
+    """Fits a perceptron by the weighted cross-entropy of `config.batch` voxels a step, and logs the loss."""
     assert isinstance(perceptron, Perceptron)
     perceptron.adapt(samples.numbers[:: max(1, len(samples) // 400_000)])
-    optimiser = torch.optim.AdamW(perceptron.parameters(), lr=0.0, weight_decay=settings.weight_decay)
-    g = Generator(samples.numbers.device).manual_seed(settings.seed)
+    optimiser = torch.optim.AdamW(perceptron.parameters(), lr=0.0, weight_decay=config.weight_decay)
+    g = Generator(samples.numbers.device).manual_seed(config.seed)
     mean = 0.0
-    for step in tqdm(range(settings.steps), "fit", file=sys.stderr, mininterval=10):
-        chosen = torch.randint(len(samples), (settings.batch,), generator=g, device=samples.numbers.device)
+    for step in tqdm(range(config.steps), "fit", file=sys.stderr, mininterval=10):
+        chosen = torch.randint(len(samples), (config.batch,), generator=g, device=samples.numbers.device)
         logit = perceptron(samples.numbers[chosen], samples.contrast[chosen])
         costs = F.binary_cross_entropy_with_logits(logit, samples.anomalous[chosen].float(), reduction="none")
         loss = (samples.weight[chosen] * costs).mean() / COST
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, settings)
+            group["lr"] = learning_rate(step, config)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(perceptron.parameters(), settings.clip)
+        nn.utils.clip_grad_norm_(perceptron.parameters(), config.clip)
         optimiser.step()
-        mean += (float(loss.detach()) - mean) / (step % settings.every + 1)
-        if (step + 1) % settings.every == 0:
+        mean += (float(loss.detach()) - mean) / (step % config.every + 1)
+        if (step + 1) % config.every == 0:
             _note(log, {"step": step + 1, "loss": mean})
 
 
@@ -220,64 +233,70 @@ def _note(log: Path, record: dict[str, object]) -> None:
 
 
 def validate(network: SmallLesionNetwork, brains: SyntheticBrains) -> dict[str, float]:
-    """Average precision after every look on brains with anomalies of the same kind."""
-    looks = range(1, network.settings.stages + 1)
-    scores: list[list[Tensor]] = [[] for _ in looks]
+    """Average precision after every stage on brains with lesions of the same kind."""
+    stages = range(1, network.settings.stages + 1)
+    scores: list[list[Tensor]] = [[] for _ in stages]
     truths = []
     for index in range(VALIDATION_BRAINS):
         brain = brains.make(VALIDATION_SEED + index)
         around = Neighbourhoods(brain.cut)
         truths.append(brain.made.region[brain.cut.mask])
-        for look, found in zip(looks, scores, strict=True):
-            found.append(network(around, brain.contrast, look)[brain.cut.mask])
+        for stage, found in zip(stages, scores, strict=True):
+            found.append(network(around, brain.contrast, stage)[brain.cut.mask])
     truth = torch.cat(truths).cpu().numpy()
     if not truth.any():
         return {}
-    return {f"ap_{n}": average_precision(torch.cat(s).cpu().numpy(), truth) for n, s in zip(looks, scores, strict=True)}
+    by_stage = zip(stages, scores, strict=True)
+    return {f"ap_{n}": average_precision(torch.cat(s).cpu().numpy(), truth) for n, s in by_stage}
 
 
 def train_small_lesions(
-    settings: TrainingSettings, labelmaps: Path, out: Path, device: str = "auto"
+    config: TrainingConfig[SmallLesionTraining], labelmaps: Path, out: Path, device: str = "auto"
 ) -> SmallLesionNetwork:
-    """Fits a network for small anomalies and writes its model folder into `out`.
+    """Fits a small-lesion detector and writes its model folder into `out`.
 
-    A run that was stopped goes on with the first look that was not fitted yet.
+    A run that was stopped resumes with the first stage that was not fitted yet.
 
     Raises:
-        DisyreError: No label maps, an unknown device, an output that cannot be written, a look of another recipe, or
-            several processes under `torchrun`, which would all do the same.
+        DisyreError: No label maps, an unknown device, an output that cannot be written, a stage of another training
+            config, or several processes under `torchrun`, which would all do the same.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise DisyreError("A network for small anomalies is trained by one process; leave torchrun out.")
+        raise DisyreError("A small-lesion detector is trained by one process; leave torchrun out.")
     check_writable(out)
-    at, log = pick_device(device), out / LOG
-    shapes = make_shape_bank(seed=settings.seed).to(at)
-    brains = SyntheticBrains(settings, bank(labelmaps, settings.train, at, settings.variants), shapes)
-    torch.manual_seed(settings.seed)
-    network = SmallLesionNetwork(SmallLesionSettings(contrasts=settings.contrasts_once)).to(at)
-    for number, perceptron in enumerate(network.stages):
-        path = out / LOOK.format(number + 1)
-        if path.is_file():
-            _read_look(perceptron, path)
-            continue
-        seed = settings.seed + number * settings.brains
-        samples = collect(BrainSamples(brains, settings.brains, seed, network, number), f"look {number + 1}")
-        fit(perceptron, samples, settings, log)
-        save_file(perceptron.state_dict(), path)
-    if settings.validation:
-        held_out = SyntheticBrains(settings, bank(labelmaps, settings.validation, at), shapes)
-        _note(log, {"step": settings.steps, **validate(network, held_out)})
-    save_model(
-        out / settings.name,
-        description(settings, settings.steps, SMALL_LESIONS, network.settings.to_dict()),
-        network.state_dict(),
-        settings.weight_bits,
-    )
+    at = pick_device(device)
+    shapes = make_shape_bank(seed=config.seed).to(at)
+    brains = SyntheticBrains(config, load_bank(labelmaps, config.train, at, config.variants), shapes)
+    torch.manual_seed(config.seed)
+    network = SmallLesionNetwork(SmallLesionSettings(contrasts=config.contrasts_once)).to(at)
+    for number in range(len(network.stages)):
+        _fit_stage(network, number, brains, out)
+    if config.validation:
+        held_out = SyntheticBrains(config, load_bank(labelmaps, config.validation, at), shapes)
+        _note(out / LOG, {"step": config.steps, **validate(network, held_out)})
+    described = description(config, config.steps, SMALL_LESIONS, network.settings.to_dict())
+    save_model(out / config.name, described, network.state_dict(), config.weight_bits)
     return network
 
 
-def _read_look(perceptron: nn.Module, path: Path) -> None:
+def _fit_stage(network: SmallLesionNetwork, number: int, brains: SyntheticBrains, out: Path) -> None:
+    """Fits a stage to voxels of brains of its own and keeps it in `out`, or reads it from there."""
+    stage, path, config = network.stages[number], out / STAGE.format(number + 1), brains.config
+    if path.is_file():
+        _read_stage(stage, path)
+        return
+    count = config.settings.brains
+    samples = collect(BrainSamples(brains, count, config.seed + number * count, network, number), f"stage {number + 1}")
+    fit(stage, samples, config, out / LOG)
+    save_file(stage.state_dict(), path)
+
+
+def _read_stage(perceptron: nn.Module, path: Path) -> None:
     try:
         perceptron.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise DisyreError(f"{path} is not of this recipe; remove it or choose another output folder.") from error
+        text = f"{path} is not of this training config; remove it or choose another output folder."
+        raise DisyreError(text) from error
+
+
+SPEC = TaskSpec("small-lesions", SmallLesionTraining, run=train_small_lesions)

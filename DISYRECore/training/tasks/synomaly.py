@@ -1,9 +1,9 @@
-"""Learning Synomaly noise on healthy slices."""
+"""Learning Synomaly noise on healthy slices alone. Bi et al. 2025, see `methods.synomaly`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +12,98 @@ import torch
 from torch import Generator, Tensor, nn
 
 from DISYRECore.corruption.diffusion import to_signed
-from DISYRECore.corruption.families import CorruptionSettings
-from DISYRECore.corruption.synomaly_noise import synomaly_noise
+from DISYRECore.corruption.synomaly_noise import NoiseSettings, synomaly_noise
 from DISYRECore.errors import DisyreError
 from DISYRECore.methods.base import Restore
 from DISYRECore.methods.synomaly import SCHEDULE as COSINE
 from DISYRECore.methods.synomaly import departure, synomaly
 from DISYRECore.models.description import ModelDescription
-from DISYRECore.models.diffusion_unet import DiffusionNetwork
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.tasks.noise import (
+from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.batches import Batch, SyntheticBatches, leave_healthy
+from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
+    ImageBatches,
+    NoiseTaskSettings,
     NoisyBatch,
+    SliceSource,
     check_highest,
     describe,
     draw_steps,
-    network_of,
     noise_loss,
     precision,
     predictor,
-    slices_of,
 )
-from DISYRECore.training.tasks.restoration import Batch
 
 NOISE_STEPS, KERNELS = (100, 150, 200, 250, 300), (3, 5, 7, 11, 15)
 THRESHOLDS = np.arange(0.1, 0.46, 0.05)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SynomalySettings(NoiseTaskSettings):
+    """Settings of the task.
+
+    Attributes:
+        noise: The forward process.
+        noise_steps: Steps among which validation chooses; those of the released code when empty.
+    """
+
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    noise_steps: tuple[int, ...] = ()
+
+
 class SynomalyTask:
-    """Learns e(x_t, t) of healthy slices under `synomaly_noise`."""
+    """Learns e(x_t, t) of healthy slices under `synomaly_noise`.
+
+    A table does not say where a slice is anomalous, so beside one it is validated on synthetic anomalies.
+    """
 
     schedule = COSINE
 
-    def __init__(self, settings: TrainingSettings, labelmaps: Path, device: torch.device, validates: bool) -> None:
-        self.steps = settings.noise_steps or NOISE_STEPS
-        check_highest(settings, max(self.steps))
-        self.settings, self.device, self.found = settings, device, dict[str, Any]()
-        plain = replace(settings, corruption=CorruptionSettings(anomalies=(1.0,)), reuse=1)
-        self.batches = slices_of(plain, labelmaps, settings.train, device, healthy=True)
-        self.held_out = slices_of(settings, labelmaps, settings.validation, device) if validates else None
+    def __init__(
+        self, config: TrainingConfig[SynomalySettings], data: Path, device: torch.device, validates: bool
+    ) -> None:
+        self.steps = config.settings.noise_steps or NOISE_STEPS
+        check_highest(config, max(self.steps))
+        self.config, self.device, self.found = config, device, dict[str, Any]()
+        once = replace(config, settings=replace(config.settings, reuse=1))
+        self.batches = SliceSource(once, data, device).batches(config.train, leave_healthy, healthy=True)
+        self.held_out = self._held_out(SliceSource(config, data, device)) if validates else None
+
+    def _held_out(self, source: SliceSource) -> SyntheticBatches | ImageBatches:
+        is_table, corrupt = self.config.settings.labels == "table", source.corruption(labels=("lesions",))
+        return source.batches(self.config.validation, corrupt, healthy=is_table)
+
+    @property
+    def _network(self) -> DiffusionSettings:
+        return replace(self.config.settings.network, labelled=False)
 
     def network(self) -> DiffusionNetwork:
         """A fresh network."""
-        return DiffusionNetwork(network_of(self.settings)).to(self.device)
+        return DiffusionNetwork(self._network).to(self.device)
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of healthy slices with noise and steps."""
-        batch, noise = self.batches.make(count, seed), self.settings.noise
+        batch, noise = self.batches.make(count, seed), self.config.settings.noise
         image, region = to_signed(batch.healthy), batch.mask if noise.inside else None
         generator = Generator(self.device).manual_seed(seed + 1)
         drawn, _ = synomaly_noise((count, *image.shape[1:]), noise, generator, region)
-        return NoisyBatch(image, drawn, draw_steps(count, self.settings.highest_step, generator))
+        return NoisyBatch(image, drawn, draw_steps(count, self.config.settings.highest_step, generator))
 
     def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
         """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule, self.settings.vlb)
+        return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
     @torch.no_grad()
-    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
+    def validate(self, network: nn.Module) -> dict[str, float]:
         """Chooses step, blur and threshold by Dice on held-out slices with synthetic anomalies."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.make(count, VALIDATION_SEED)
+        batch = self.held_out.make(VALIDATION_SLICES, VALIDATION_SEED)
         on_cpu = replace(batch, **{name: value.cpu() for name, value in vars(batch).items()})
-        restored = restore_all(predictor(network, self.device), on_cpu, self.steps, self.settings.slice_shape)
+        restored = restore_all(predictor(network, self.device), on_cpu, self.steps, self.config.settings.slice_shape)
         self.found, dice = choose_threshold(restored, on_cpu)
         chosen = departure(to_signed(on_cpu.corrupted[:, 0]), restored[self.found["step"]], self.found["kernel"])
         return {"dice": dice, **{f"best_{name}": float(value) for name, value in self.found.items()}} | precision(
@@ -85,7 +112,7 @@ class SynomalyTask:
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
-        return describe(self.settings, step, self.found)
+        return describe(self.config, self._network, step, self.found)
 
 
 def restore_all(predict: Restore, batch: Batch, steps: Sequence[int], shape: tuple[int, int]) -> dict[int, Tensor]:
@@ -116,3 +143,6 @@ def choose_threshold(restored: dict[int, Tensor], batch: Batch) -> tuple[dict[st
 
 def _dice(found: Tensor, truth: Tensor) -> float:
     return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
+
+
+SPEC = TaskSpec("synomaly", SynomalySettings, SynomalyTask)

@@ -1,0 +1,57 @@
+"""What a task is, as the config reader, the `Trainer` and the command line see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from DISYRECore.models.description import ModelDescription
+from DISYRECore.training.config import TrainingConfig
+
+
+class Task(Protocol):
+    """Data, loss and validation of one task. Tensors live on the device that trains."""
+
+    def network(self) -> nn.Module:
+        """A fresh network."""
+
+    def make(self, count: int, seed: int) -> Any:
+        """A batch of `count` training samples; the same seed gives the same batch."""
+
+    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and its parts, for the log."""
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Figures on held-out data; none where the config names no such data."""
+
+    def describe(self, step: int) -> ModelDescription:
+        """Description of the model after `step` steps; thresholds come with calibration."""
+
+
+MakeTask = Callable[[TrainingConfig[Any], Path, torch.device, bool], Task]
+"""``(config, folder of the data, device, whether to validate) -> task``."""
+
+RunTask = Callable[[TrainingConfig[Any], Path, Path, str], object]
+"""``(config, folder of the data, output folder, device)``; trains to the end."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is known of a task.
+
+    Attributes:
+        name: As configs write it.
+        settings: Dataclass of what its configs may say under ``settings``.
+        make: Makes the task for the `Trainer`, step by step; None where it trains by `run`.
+        run: Trains in a way of its own; None where the `Trainer` does.
+    """
+
+    name: str
+    settings: type[Any]
+    make: MakeTask | None = None
+    run: RunTask | None = None

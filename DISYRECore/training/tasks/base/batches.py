@@ -1,0 +1,160 @@
+"""Training slices from label maps, which several tasks corrupt each in its way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from DISYRECore.corruption.families.base import CorruptionSettings
+from DISYRECore.corruption.forward import Corrupted, apply_corruption, draw_corruption
+from DISYRECore.corruption.severity import step_of
+from DISYRECore.corruption.shapes import ShapeBank
+from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
+from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
+from DISYRECore.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """Settings of tasks that learn from slices.
+
+    Attributes:
+        slice_shape: Points (Y, X) of a training slice.
+        reuse: How many times each healthy slice is corrupted within a step.
+    """
+
+    slice_shape: tuple[int, int] = (128, 112)
+    reuse: int = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data on the device.
+
+    Attributes:
+        corrupted: (B, 2 * context + 1, Y, X) in [0, 1].
+        healthy: (B, Y, X) in [0, 1], the middle slice.
+        mask: (B, Y, X) bool, the brain or organ in it.
+        region: (B, Y, X) bool, where it visibly changed.
+        step: (B,) integer timesteps that stand for the severities.
+    """
+
+    corrupted: Tensor
+    healthy: Tensor
+    mask: Tensor
+    region: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class HealthySlabs:
+    """Slabs that a forward process corrupts.
+
+    Attributes:
+        image: (B, Z, Y, X) in [0, 1].
+        mask: (B, Z, Y, X) bool.
+        fluid: (B, Z, Y, X) bool; None where it is not known.
+        brighter: Probability that pathology brightens what it covers, for all or for each slab (B,).
+    """
+
+    image: Tensor
+    mask: Tensor
+    fluid: Tensor | None = None
+    brighter: Tensor | float = 0.5
+
+
+Corrupt = Callable[[HealthySlabs, Generator], Corrupted]
+"""A forward process; the region is that of the middle slice, (B, 1, Y, X)."""
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """The forward process with anomalies.
+
+    Attributes:
+        shapes: Random shapes.
+        spacing_mm: Spacing of the slabs.
+        settings: What may be drawn.
+    """
+
+    shapes: ShapeBank
+    spacing_mm: float
+    settings: CorruptionSettings
+
+    def __call__(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
+        """Draws anomalies and applies them."""
+        image, mask, middle = healthy.image, healthy.mask, healthy.image.shape[1] // 2
+        drawn = draw_corruption(self.shapes, mask, self.spacing_mm, generator, self.settings, healthy.brighter)
+        marked = slice(middle, middle + 1)
+        return apply_corruption(self.shapes, image, mask, drawn, self.spacing_mm, self.settings, healthy.fluid, marked)
+
+
+def leave_healthy(healthy: HealthySlabs, generator: Generator) -> Corrupted:
+    """No corruption at all."""
+    return uniform_corruption(healthy.image)
+
+
+def uniform_corruption(image: Tensor) -> Corrupted:
+    """Slabs (B, Z, Y, X) without an anomalous region and a severity."""
+    middle = image[:, :1]
+    return Corrupted(image, torch.zeros_like(middle, dtype=torch.bool), torch.zeros(len(image), device=image.device))
+
+
+class SyntheticBatches:
+    """Makes batches of slices from anatomies on the device that trains.
+
+    Args:
+        bank: The anatomies.
+        config: Contrasts, spacing, shape and reuse of the slices.
+        corrupt: The forward process.
+        context: Neighbouring slices on either side.
+        direction: Of the timestep, see `severity.step_of`.
+    """
+
+    def __init__(
+        self,
+        bank: AnatomyBank,
+        config: TrainingConfig[SliceSettings],
+        corrupt: Corrupt,
+        context: int = 0,
+        direction: str = "monotone",
+    ) -> None:
+        self.bank, self.contrasts, self.reuse = bank, config.contrasts, config.settings.reuse
+        self.corrupt, self.context, self.direction = corrupt, context, direction
+        self.brightened = torch.tensor([BRIGHTENED[name] for name in CONTRASTS])
+        self.lattice = Lattice((2 * context + 1, *config.settings.slice_shape), config.spacing_mm)
+
+    def make(self, count: int, seed: int) -> Batch:
+        """Makes `count` slices; the same seed gives the same batch."""
+        healthy = self._healthy(count, seed)
+        made = self.corrupt(healthy, Generator(healthy.image.device).manual_seed(seed))
+        image, mask = healthy.image[:, self.context], healthy.mask[:, self.context]
+        return Batch(made.image, image, mask, made.region[:, 0], step_of(made.severity, self.direction))
+
+    def _healthy(self, count: int, seed: int) -> HealthySlabs:
+        parameters = draw_scan(self.bank, math.ceil(count / self.reuse), seed, contrasts=self.contrasts)
+        scan = render_scan(self.bank, parameters, self.lattice)
+        brighter = self.brightened[parameters.contrast].to(scan.image.device)
+        every = (scan.image, scan.mask, fluid_mask(self.bank, scan.classes), brighter)
+        return HealthySlabs(*(values.repeat_interleave(self.reuse, 0)[:count] for values in every))
+
+
+def hide_health(made: Corrupted, generator: Generator) -> Corrupted:
+    """Any severity for the clean slabs, which have none: at timestep 0 the network would learn nothing from them.
+
+    Detection knows no severity and conditions the network on a timestep that is not 0. If that meant that something is
+    wrong, the network would find something in every healthy slice.
+    """
+    anything = torch.rand(made.severity.shape, generator=generator, device=made.severity.device)
+    return replace(made, severity=torch.where(made.severity > 0, made.severity, anything))
+
+
+def load_bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
+    """The anatomies that some patterns name."""
+    paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
+    return load_anatomies(paths, variants=variants).to(device)
