@@ -28,7 +28,7 @@ except ModuleNotFoundError:  # a source checkout, where the core lies one folder
     sys.path.append(_ROOT)
     import DISYRECore
 
-from DISYRELib.options import Contrast, Device, MaskMode, Method, Show
+from DISYRELib.options import Contrast, Device, MaskMode, Method, Show, migrate
 
 CORE = Path(DISYRECore.__file__).resolve().parent
 HELP = (
@@ -78,7 +78,7 @@ class DISYREParameterNode:
         method: How the model is used.
         maskMode: Where the brain mask comes from.
         maskNode: The brain mask when it is given.
-        threshold: On the score shown.
+        threshold: On the display score.
         smallestFinding: In mL.
         show: What is drawn.
         heatOpacity: Of the heat map.
@@ -129,9 +129,15 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         view.setMRMLScene(slicer.mrmlScene)
         self.logic = DISYRELogic()
         self.panel = Panel(self.ui, self.logic)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        scene = slicer.mrmlScene
+        for event, slot in (
+            (scene.StartCloseEvent, self.onSceneStart),
+            (scene.EndCloseEvent, self.onSceneEnd),
+            (scene.StartImportEvent, self.onSceneStart),
+            (scene.EndImportEvent, self.onSceneEnd),
+            (scene.EndBatchProcessEvent, self.onBatchEnd),
+        ):
+            self.addObserver(scene, event, slot)
         self.panel.bind(self.logic.getParameterNode())
 
     def enter(self) -> None:
@@ -141,7 +147,7 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.enter()
 
     def exit(self) -> None:
-        """Called when the user opens another module; a detection goes on."""
+        """Called when the user opens another module; a detection continues."""
         self.panel.exit()
 
     def cleanup(self) -> None:
@@ -153,14 +159,18 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic:
             self.logic.close()
 
-    def onSceneStartClose(self, *_args) -> None:
-        """Lets go of everything that belongs to the scene."""
+    def onSceneStart(self, *_args) -> None:
+        """The scene is about to be closed or loaded: lets go of everything that belongs to it."""
         self.panel.unbind()
 
-    def onSceneEndClose(self, *_args) -> None:
+    def onSceneEnd(self, *_args) -> None:
         """Takes up the parameters of the new scene; when another module is open, `enter` does it later."""
         if self.parent.isEntered:
             self.panel.bind(self.logic.getParameterNode())
+
+    def onBatchEnd(self, *_args) -> None:
+        """Does what the panel left undone while the scene was being edited."""
+        self.panel.catch_up()
 
     def onReload(self) -> None:
         """Reloads the helpers and the core too."""
@@ -183,6 +193,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
         """The parameters of the scene; those of an unreadable older scene are set back to their defaults."""
         node = super().getParameterNode()
         if self._parameters is None or self._parameters.parameterNode is not node:
+            migrate(node)
             try:
                 self._parameters = DISYREParameterNode(node)
             except (KeyError, ValueError):
@@ -196,7 +207,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
         if self._client is None:
             from DISYRELib.client import WorkerClient
 
-            self._client = WorkerClient(self.core / "worker.py")
+            self._client = WorkerClient(self.core / "apps" / "worker.py")
         return self._client
 
     @property
@@ -213,7 +224,9 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
             self._client.cancel()
 
     def close(self) -> None:
-        """Ends the worker."""
+        """Ends the worker, and what is running with it."""
+        if self.detection is not None:
+            self.detection.close()
         if self._client is not None:
             self._client.stop()
         self._client = None
@@ -226,7 +239,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
             model: Id or folder of a model, or ``auto``.
             wait: Whether to return only when it is done.
             onEvent: Called with the events of the worker, if given.
-            threshold: On the score shown; the model's own when None.
+            threshold: On the display score; the model's own when None.
             options: ``method``, ``contrast``, ``mask``, ``device``, ``batch`` as in `DISYRELib.run.Settings`;
                 ``smallestFinding`` in mL; ``score`` and ``segmentation``, nodes to write to; ``withRestored``.
 
@@ -295,14 +308,14 @@ class DISYRETest(ScriptedLoadableModuleTest):
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
 
     def test_detects_a_marked_sphere(self) -> None:
-        """The ruler finds a bright sphere in a ball of tissue, at its place."""
+        """The z-score baseline finds a bright sphere in a ball of tissue, at its place."""
         from DISYRELib.selftest import CENTRE_RAS, ball_with_sphere
 
         from DISYRECore.errors import DisyreError
 
         logic = DISYRELogic()
         try:
-            result = logic.detect(ball_with_sphere(), method="ruler", mask="stripped", device="cpu")
+            result = logic.detect(ball_with_sphere(), method="z-score", mask="stripped", device="cpu")
         except DisyreError as problem:
             self.assertEqual(problem.kind, "missing", str(problem))
             logging.info("Only the refusal was tested: %s", problem)

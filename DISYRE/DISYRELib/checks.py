@@ -1,8 +1,9 @@
-"""What can be told about a volume before anything is computed."""
+"""What can be said about a volume before anything is computed."""
 
 from __future__ import annotations
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
 MIN_SLICES = 3
@@ -11,7 +12,12 @@ AIR_HU = -500
 ROLE = "DISYRE.Role"
 
 
-def problem_with(volume) -> str:
+def scene_is_busy() -> bool:
+    """Whether the scene is being loaded, restored, closed or edited in one go; nothing may write to it meanwhile."""
+    return bool(slicer.mrmlScene.IsBatchProcessing())
+
+
+def problem_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     """Why a volume cannot be used, in one sentence; empty when it can."""
     if volume is None:
         return _("Select an MRI volume.")
@@ -26,7 +32,7 @@ def problem_with(volume) -> str:
     return _problem_with_image(image).format(name=name)
 
 
-def _problem_with_image(image) -> str:
+def _problem_with_image(image: vtk.vtkImageData) -> str:
     if image.GetNumberOfScalarComponents() > 1:
         return _("{name} has several values in each voxel (colour, vector or 4D); select a grey 3D volume.")
     if min(image.GetDimensions()) < MIN_SLICES:
@@ -39,7 +45,7 @@ def _problem_with_image(image) -> str:
     return ""
 
 
-def hint_about(volume) -> str:
+def hint_about(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
     """One sentence about a usable volume that the reader should know; empty when there is nothing to say."""
     thickness = max(volume.GetSpacing())
     if thickness > THICK_MM:
@@ -52,7 +58,7 @@ def hint_about(volume) -> str:
     return ""
 
 
-def _has_nonfinite(volume) -> bool:
+def _has_nonfinite(volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
     import numpy as np
 
     voxels = slicer.util.arrayFromVolume(volume)

@@ -1,4 +1,4 @@
-"""The worker process, spoken to in lines of JSON; see `DISYRECore/worker.py`."""
+"""The worker process, spoken to in lines of JSON; see `DISYRECore/apps/worker.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
@@ -44,7 +45,8 @@ class WorkerClient:
         self.log: list[str] = []
         self.busy = self._cancelled = False
         self._listener: Callable[[dict], None] | None = None
-        self._process = self._ended = None
+        self._process: Any = None
+        self._ended: Any = None
         self._rest = b""
         self.keep_ms = KEEP_MS
         self._kill_timer, self._idle_timer = timer(self._kill), timer(self.stop)
@@ -111,7 +113,7 @@ class WorkerClient:
         *lines, self._rest = (self._rest + self._process.readAllStandardOutput().data()).split(b"\n")
         for line in lines:
             event = json.loads(line)
-            if event["event"] != "cancelled":  # told when the process has ended
+            if event["event"] != "cancelled":  # said when the process has ended
                 self._hand_out(event)
 
     def _on_log(self) -> None:
@@ -121,7 +123,7 @@ class WorkerClient:
         self.log += [line for line in text.splitlines() if line.strip()]
         del self.log[:-LOG_LINES]
 
-    def _on_finished(self, *_args) -> None:
+    def _on_finished(self, *_args: object) -> None:
         if self._process is None or self.alive:
             return
         self._on_output()
@@ -135,7 +137,7 @@ class WorkerClient:
         if self._process is not None:
             self._process, self._ended = None, self._process
 
-    def _on_error(self, *_args) -> None:
+    def _on_error(self, *_args: object) -> None:
         if self._process is not None and not self.alive:
             qt.QTimer.singleShot(0, self._on_finished)
 
@@ -157,7 +159,7 @@ class WorkerClient:
             listener(event)
 
 
-def timer(slot: Callable[[], object]):
+def timer(slot: Callable[[], object]) -> qt.QTimer:
     """A timer that calls once."""
     made = qt.QTimer()
     made.setSingleShot(True)

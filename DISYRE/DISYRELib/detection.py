@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
+from DISYRELib.checks import scene_is_busy
 from DISYRELib.client import ENDINGS, WorkerClient
 from DISYRELib.options import Show
 from DISYRELib.run import Run, Settings
 
+if TYPE_CHECKING:
+    from DISYRELib.scene import Result
+
 SMALLEST_ML = 0.1
 HEAT_OPACITY = 0.6
 PAUSE_S = 0.005
+BUSY_MS = 50
 
 
 class Detection:
@@ -37,13 +43,20 @@ class Detection:
     """
 
     def __init__(
-        self, client: WorkerClient, volume, model: str, threshold: float | None, listener, options: dict
+        self,
+        client: WorkerClient,
+        volume: slicer.vtkMRMLScalarVolumeNode,
+        model: str,
+        threshold: float | None,
+        listener: Callable[[dict], None] | None,
+        options: dict,
     ) -> None:
         self.volume, self.threshold, self.listener = volume, threshold, listener
         self.smallest_ml = options.pop("smallestFinding", SMALLEST_ML)
         self.score, self.segmentation = options.pop("score", None), options.pop("segmentation", None)
         self.with_restored = bool(options.pop("withRestored", False))
         self.last: dict = {}
+        self._steps: Generator[None, None, dict] | None = None
         self.run = Run(client, volume, Settings(model=model, **options), self._on_event)
 
     @property
@@ -55,19 +68,27 @@ class Detection:
         """Stops it within three seconds; the scene stays as it was."""
         self.run.stop()
 
-    def wait(self):
+    def close(self) -> None:
+        """Ends it at once, for an application that quits; the scene stays as it was."""
+        if self.running:
+            self.cancel()
+            self._finish({"event": "cancelled", "message": self.run.reason})
+
+    def wait(self) -> Result:
         """Returns the result once it is there, while the application stays alive.
 
         Raises:
             DisyreError: It failed or was cancelled.
         """
         wait_until(lambda: self.last)
-        return _or_raise(self.last)["result"]
+        result: Result = _or_raise(self.last)["result"]
+        return result
 
     def _on_event(self, event: dict) -> None:
         if event["event"] == "result":
             self._tell({"event": "stage", "name": "import"})
-            self._step(self._import(event))
+            self._steps = self._import(event)
+            self._step()
         elif event["event"] in ENDINGS:
             self._finish(event)
         else:
@@ -78,34 +99,40 @@ class Detection:
             self.listener(event)
 
     def _finish(self, event: dict) -> None:
+        if self._steps is not None:
+            self._steps.close()
         self.run.close()
         self.last = event
         self._tell(event)
 
-    def _step(self, steps: Generator) -> None:
+    def _step(self) -> None:
         """Takes one step of the import and lets the application work before the next."""
+        if self._steps is None or self.last:
+            return None
+        if scene_is_busy():
+            return qt.QTimer.singleShot(BUSY_MS, self._step)
+        if self.run.reason:
+            return self._finish({"event": "cancelled", "message": self.run.reason})
         try:
-            if self.run.reason:
-                steps.close()
-                return self._finish({"event": "cancelled", "message": self.run.reason})
-            next(steps)
+            next(self._steps)
         except StopIteration as stop:
             return self._finish(stop.value)
         except (OSError, ValueError, MemoryError, RuntimeError) as error:
             sentence = _("The result cannot be added to the scene ({reason}); free memory and detect again.")
             return self._finish({"event": "error", "kind": "internal", "message": sentence.format(reason=error)})
-        return qt.QTimer.singleShot(0, lambda: self._step(steps))
+        return qt.QTimer.singleShot(0, self._step)
 
-    def _import(self, event: dict) -> Generator:
+    def _import(self, event: dict) -> Generator[None, None, dict]:
         from DISYRELib import scene
 
-        made: list = []
+        made: list[slicer.vtkMRMLNode] = []
         try:
             yield
             outcome = (self.volume, event, self.score, self.segmentation, self.with_restored)
             result = yield from scene.import_steps(*outcome, made)
             threshold = result.default_threshold if self.threshold is None else self.threshold
-            yield update_findings(result, threshold, self.smallest_ml)
+            update_findings(result, threshold, self.smallest_ml)
+            yield
             scene.show_in_views(result)
             scene.paint(result, threshold, HEAT_OPACITY, Show.BOTH)
             return {**event, "result": result, "used_threshold": threshold}
@@ -114,7 +141,7 @@ class Detection:
             raise
 
 
-def update_findings(result, threshold: float, smallest_ml: float) -> bool:
+def update_findings(result: Result, threshold: float, smallest_ml: float) -> bool:
     """Brings table and segment in line with a threshold; the segment is left alone when it was edited by hand.
 
     Returns:

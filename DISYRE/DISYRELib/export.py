@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
@@ -12,10 +13,13 @@ from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
 from DISYRELib.run import export_volume
-from DISYRELib.scene import SEGMENT_ID, rows_of
+from DISYRELib.scene import SEGMENT_ID, Result, rows_of
+
+if TYPE_CHECKING:
+    from DISYRE import DISYRELogic
 
 
-def export_images(result, folder: str) -> str:
+def export_images(result: Result, folder: str) -> str:
     """Writes the score and the segment as NIfTI files; returns their names.
 
     Raises:
@@ -31,14 +35,14 @@ def export_images(result, folder: str) -> str:
     return f"{score.name}, {mask.name}"
 
 
-def _write(volume, path: Path) -> None:
+def _write(volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
     if not storage.WriteData(volume) or not path.is_file():
         raise DisyreError(_("Nothing can be written to {folder}; choose another folder.").format(folder=path.parent))
 
 
-def save_report(logic, result, path: str, threshold: float, smallest_ml: float) -> None:
+def save_report(logic: DISYRELogic, result: Result, path: str, threshold: float, smallest_ml: float) -> None:
     """Has the worker write the report at a threshold, with the findings that are kept.
 
     Raises:
@@ -57,7 +61,7 @@ def save_report(logic, result, path: str, threshold: float, smallest_ml: float) 
             ) from error
 
 
-def _report_request(result, folder: Path, threshold: float, smallest_ml: float) -> dict:
+def _report_request(result: Result, folder: Path, threshold: float, smallest_ml: float) -> dict:
     export_volume(result.input, folder / "scan.nrrd")
     arrays = {"score": result.score, "brain": result.levels, "restored": result.restored}
     paths = {name: folder / f"{name}.npy" for name, node in arrays.items() if node is not None}

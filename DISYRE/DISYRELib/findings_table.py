@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import qt
 from slicer.i18n import tr as _
+
+if TYPE_CHECKING:
+    from DISYRELib.scene import Row
 
 HEADINGS = ("#", "Side", "mL", "Peak", "Mean")
 MOST_LISTED = 100
@@ -23,10 +27,12 @@ class FindingsTable:
         count: How many findings there are, listed or not.
     """
 
-    def __init__(self, widget, on_go: Callable[[int], None], on_keep: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self, widget: qt.QTableWidget, on_go: Callable[[int], None], on_keep: Callable[[int, bool], None]
+    ) -> None:
         self.widget, self._on_go, self._on_keep = widget, on_go, on_keep
         self.count = 0
-        self._rows: list = []
+        self._rows: list[Row] = []
         widget.setColumnCount(len(HEADINGS))
         widget.setHorizontalHeaderLabels([_(heading) for heading in HEADINGS])
         widget.verticalHeader().setVisible(False)
@@ -34,7 +40,7 @@ class FindingsTable:
         widget.connect("cellClicked(int,int)", self._clicked)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 
-    def fill(self, rows: list) -> None:
+    def fill(self, rows: list[Row]) -> None:
         """Lists findings (see `scene.Row`), at most the first `MOST_LISTED`."""
         self.count, self._rows = len(rows), rows[:MOST_LISTED]
         blocked = self.widget.blockSignals(True)
@@ -53,16 +59,16 @@ class FindingsTable:
         if column > 0:
             self._on_go(self._rows[index].number)
 
-    def _changed(self, item) -> None:
+    def _changed(self, item: qt.QTableWidgetItem) -> None:
         if item.column() == 0:
             self._on_keep(self._rows[item.row()].number, item.checkState() == qt.Qt.Checked)
 
 
-def _cells(row) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     return str(row.number), _(row.side), f"{row.volume_ml:.2f}", f"{row.peak:.2f}", f"{row.mean:.2f}"
 
 
-def _item(text: str, checked: bool | None):
+def _item(text: str, checked: bool | None) -> qt.QTableWidgetItem:
     item = qt.QTableWidgetItem(text)
     if checked is None:
         item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)

@@ -1,10 +1,16 @@
-"""The choices of the panel; a scene stores the names, so they must not change."""
+"""The choices of the panel; a scene stores the names, so they must not change without a migration."""
 
 from __future__ import annotations
 
 import enum
 
+import slicer
 from slicer.i18n import tr as _
+
+from DISYRECore.methods import method_names
+
+RENAMED = {"method": {"RULER": "Z_SCORE"}}
+"""Names that older scenes store, by parameter, and what they are called now."""
 
 
 class Labelled(enum.Enum):
@@ -16,16 +22,17 @@ class Labelled(enum.Enum):
 
 
 class Method(Labelled):
-    """How the model is used; see `DISYRECore.methods`."""
+    """How the model is used: one member for each of `DISYRECore.methods`, for example ``DISYRE_V2``."""
 
+    _ignore_ = "members method"
     MODEL = "The model's own"
-    DISYRE_V2 = "disyre-v2 (ensemble of one-step restorations)"
-    DISYRE = "disyre (step by step)"
-    RULER = "ruler (brightness only, no model)"
+    members = vars()
+    for method in method_names():
+        members[method.upper().replace("-", "_")] = method
 
     def word(self) -> str | None:
         """Name for the core; None for the model's own."""
-        return None if self is Method.MODEL else self.value.split(" ")[0]
+        return None if self is Method.MODEL else self.value
 
 
 class MaskMode(Labelled):
@@ -78,3 +85,11 @@ class Contrast(Labelled):
     def word(self) -> str | None:
         """Name for the core; None to have it recognised."""
         return None if self is Contrast.AUTOMATIC else self.value
+
+
+def migrate(node: slicer.vtkMRMLScriptedModuleNode) -> None:
+    """Brings the choices that an older scene stores to their present names."""
+    for parameter, renamed in RENAMED.items():
+        stored = node.GetParameter(parameter)
+        if stored in renamed:
+            node.SetParameter(parameter, renamed[stored])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import qt
 import slicer
@@ -10,13 +13,18 @@ import vtk
 from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.models.description import list_models
 from DISYRELib import models
-from DISYRELib.checks import ROLE, hint_about, problem_with
+from DISYRELib.checks import ROLE, hint_about, problem_with, scene_is_busy
 from DISYRELib.client import ENDINGS, timer
 from DISYRELib.detection import update_findings
 from DISYRELib.findings_table import FindingsTable
 from DISYRELib.install import Installer
 from DISYRELib.options import MaskMode, Show
+
+if TYPE_CHECKING:
+    from DISYRE import DISYRELogic, DISYREParameterNode
+    from DISYRELib.scene import Result
 
 FOLLOW_MS = 250
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
@@ -46,17 +54,18 @@ class Panel:
         result: The one that is shown, or None.
     """
 
-    def __init__(self, ui, logic, installer: Installer | None = None) -> None:
+    def __init__(self, ui: SimpleNamespace, logic: DISYRELogic, installer: Installer | None = None) -> None:
         self.ui, self.logic = ui, logic
         self.installer = installer or Installer(REQUIREMENTS)
-        self.parameters = self.result = None
-        self._tag = self._observation = None
-        self._seen: dict = {}
+        self.parameters: DISYREParameterNode = None
+        self.result: Result | None = None
+        self._tag = self._observation = 0
+        self._seen: dict[str, object] = {}
         self._shown = Show.BOTH
         self._stage = ""
         self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep)
         self._follow_timer = timer(self._follow)
-        self._shortcut = None
+        self._shortcut: qt.QShortcut | None = None
         self._connect()
         self._list_models()
 
@@ -83,20 +92,25 @@ class Panel:
     def _list_models(self) -> None:
         selector = self.ui.modelSelector
         selector.addItem(_("Automatic (by the contrast of the scan)"), models.AUTOMATIC)
-        for model in models.installed_models():
-            selector.addItem(model.label, model.id)
-            selector.setItemData(selector.count - 1, model.details, qt.Qt.ToolTipRole)
+        try:
+            listed = list_models()
+        except DisyreError as problem:
+            self._say(str(problem))
+            return
+        for model in listed:
+            selector.addItem(models.label(model), model.id)
+            selector.setItemData(selector.count - 1, models.details(model), qt.Qt.ToolTipRole)
 
     # --- parameters
 
-    def bind(self, parameters) -> None:
+    def bind(self, parameters: DISYREParameterNode) -> None:
         """Takes up the parameters of a scene and shows its result, if it has one."""
         self.unbind()
         self.parameters, self._seen = parameters, {}
         self._tag = parameters.connectParametersToGui(self._bound_widgets())
         self.ui.scoreSelector.addAttribute("vtkMRMLScalarVolumeNode", ROLE, "score")
         self._observation = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_parameters)
-        self._on_parameters()
+        self.catch_up()
 
     def _bound_widgets(self) -> dict:
         """Widgets by the parameter that they show. (`connectGui` would do, but in some versions returns no tag.)"""
@@ -138,11 +152,18 @@ class Panel:
             self._shown = now
         self.parameters.show = self._shown if now is Show.NOTHING else Show.NOTHING
 
-    def _on_parameters(self, *_args) -> None:
-        """Does what the parameters that changed ask for."""
+    def _on_parameters(self, *_args: object) -> None:
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Does what the parameters that changed ask for; later, when the scene is being loaded, closed or edited."""
+        if self.parameters is None or scene_is_busy():
+            return
         now = self._snapshot()
         changed = {name for name, value in now.items() if self._seen.get(name, self) != value}
         first, self._seen = not self._seen, now
+        if "input" in changed:
+            self._say("")
         if changed & {"input", "mask"}:
             self._on_input(first)
         if "model" in changed:
@@ -170,14 +191,14 @@ class Panel:
     def _on_input(self, first: bool) -> None:
         """Shows what there is to say about the input, and its latest result."""
         self.ui.maskSelector.visible = self.parameters.maskMode is MaskMode.GIVEN
-        self._update_button()
+        self._update_buttons()
         volume = self.parameters.inputVolume
         if first or (self.result is not None and self.result.input is volume):
             return
         results = self.logic.results(volume)
         self._take(results[-1] if results else None)
 
-    def _take(self, result) -> None:
+    def _take(self, result: Result | None) -> None:
         with slicer.util.NodeModify(self.parameters.parameterNode):
             self.parameters.scoreVolume = result.score if result else None
             self.parameters.segmentation = result.segmentation if result else None
@@ -196,7 +217,17 @@ class Panel:
 
     # --- running
 
-    def _update_button(self) -> None:
+    def _update_buttons(self) -> None:
+        """Each button can be clicked when there is what it needs."""
+        idle, result = not self.logic.running, self.result
+        for name in ("sampleButton", "checkButton", "releaseButton"):
+            getattr(self.ui, name).enabled = idle
+        for name in ("resetThresholdButton", "editButton", "copyButton", "exportButton"):
+            getattr(self.ui, name).enabled = result is not None
+        self.ui.reportButton.enabled = idle and result is not None and result.input is not None
+        self._update_detect_button()
+
+    def _update_detect_button(self) -> None:
         running = self.logic.running
         problem = self._problem()
         button = self.ui.detectButton
@@ -206,8 +237,6 @@ class Panel:
         volume = self.parameters.inputVolume if self.parameters else None
         hint = (problem or hint_about(volume)) if volume is not None else ""
         self.ui.hintLabel.text, self.ui.hintLabel.visible = hint, bool(hint)
-        for name in ("sampleButton", "checkButton", "releaseButton", "reportButton"):
-            getattr(self.ui, name).enabled = not running
 
     def _problem(self) -> str:
         if self.parameters is None:
@@ -223,13 +252,13 @@ class Panel:
             return
         self._attempt(self._detect)
 
-    def _attempt(self, action) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         """Does something; a problem becomes a sentence in the panel."""
         try:
             action()
         except DisyreError as problem:
             self._say(str(problem))
-        self._update_button()
+        self._update_buttons()
 
     def _detect(self) -> None:
         self._install()
@@ -289,7 +318,7 @@ class Panel:
             self._show_outcome(event)
         elif event["event"] != "result":
             self._say(event.get("message") or _("Cancelled."))
-        self._update_button()
+        self._update_buttons()
 
     def _show_outcome(self, event: dict) -> None:
         p, result = self.parameters, event["result"]
@@ -299,8 +328,8 @@ class Panel:
         with slicer.util.NodeModify(p.parameterNode):
             p.threshold = event["used_threshold"]
             p.scoreVolume, p.segmentation = result.score, result.segmentation
+        self.catch_up()
         self.ui.reviewCollapsibleButton.collapsed = False
-        self._say(_outcome_line(event, self.findings.count))
 
     def _say(self, sentence: str) -> None:
         self.ui.statusLabel.text, self.ui.statusLabel.visible = sentence, bool(sentence)
@@ -310,68 +339,76 @@ class Panel:
 
     # --- reviewing
 
-    def _show_result(self, score) -> None:
+    def _show_result(self, score: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         from DISYRELib.scene import Result
 
         self.result = Result(score) if score is not None and Result(score).complete else None
-        usable = self.result is not None
-        segmentation = self.result.segmentation if usable else None
-        self.ui.show3DButton.setSegmentationNode(segmentation)
-        for name in ("resetThresholdButton", "editButton", "copyButton", "reportButton", "exportButton"):
-            getattr(self.ui, name).enabled = usable
+        self.ui.show3DButton.setSegmentationNode(self.result.segmentation if self.result else None)
+        self._update_buttons()
         self._list_findings()
 
+    @property
+    def _reviewed(self) -> Result:
+        """The result that is shown; only for what cannot be clicked without one."""
+        assert self.result is not None
+        return self.result
+
     def _list_findings(self) -> None:
+        """Lists the findings of the result that is shown and says how many there are."""
         from DISYRELib.scene import is_edited, rows_of
 
-        rows = rows_of(self.result) if self.result else []
+        result = self.result
+        rows = rows_of(result) if result else []
         self.findings.fill(rows)
-        self.ui.emptyLabel.visible = self.result is not None and not rows
-        segmentation = self.result.segmentation if self.result else None
-        self.ui.lockWidget.visible = segmentation is not None and is_edited(segmentation)
+        self.ui.emptyLabel.visible = result is not None and not rows
+        self.ui.lockWidget.visible = result is not None and is_edited(result.segmentation)
+        self._say(_outcome_line(result.record, len(rows)) if result else "")
 
     def _paint(self) -> None:
         from DISYRELib.scene import paint
 
         p = self.parameters
-        if not self.result.complete:
+        if not self._reviewed.complete:
             self._show_result(None)
             self._say(_("A part of the result was deleted; detect again."))
             return
-        paint(self.result, p.threshold, p.heatOpacity, p.show)
+        paint(self._reviewed, p.threshold, p.heatOpacity, p.show)
 
     def _follow(self) -> None:
         """Table and segment follow the threshold once it rests."""
+        if scene_is_busy():
+            self._follow_timer.start(FOLLOW_MS)
+            return
         if self.result is None or self.parameters is None or not self.result.complete:
             return
         update_findings(self.result, self.parameters.threshold, self.parameters.smallestFinding)
         self._list_findings()
 
     def _on_reset(self) -> None:
-        self.parameters.threshold = self.result.default_threshold
+        self.parameters.threshold = self._reviewed.default_threshold
 
     def _on_unlock(self) -> None:
         from DISYRELib.scene import forget_edits
 
-        forget_edits(self.result.segmentation)
+        forget_edits(self._reviewed.segmentation)
         self._follow()
 
     def _on_go(self, number: int) -> None:
         from DISYRELib.scene import jump_to, rows_of
 
-        jump_to(self.result, next(row.place for row in rows_of(self.result) if row.number == number))
+        jump_to(self._reviewed, next(row.place for row in rows_of(self._reviewed) if row.number == number))
 
     def _on_keep(self, number: int, kept: bool) -> None:
         from DISYRELib.scene import keep
 
-        keep(self.result, number, kept)
+        keep(self._reviewed, number, kept)
         self._follow()
 
     def _on_edit(self) -> None:
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(self.result.segmentation)
-        editor.setSourceVolumeNode(self.result.input)
+        editor.setSegmentationNode(self._reviewed.segmentation)
+        editor.setSourceVolumeNode(self._reviewed.input)
 
     def _on_copy(self) -> None:
         _copy(self.findings.text())
@@ -381,19 +418,18 @@ class Panel:
     def _on_report(self) -> None:
         from DISYRELib.export import save_report
 
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Save report"), f"{self.result.input.GetName()}-report.html", "HTML (*.html)"
-        )
+        p, result = self.parameters, self._reviewed
+        proposed = f"{result.input.GetName() if result.input else 'DISYRE'}-report.html"
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), proposed, "HTML (*.html)")
         if path:
-            p = self.parameters
-            self._attempt(lambda: save_report(self.logic, self.result, path, p.threshold, p.smallestFinding))
+            self._attempt(lambda: save_report(self.logic, result, path, p.threshold, p.smallestFinding))
 
     def _on_export(self) -> None:
         from DISYRELib.export import export_images
 
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Export score and mask"))
         if folder:
-            self._attempt(lambda: self._say(_("Written: {names}.").format(names=export_images(self.result, folder))))
+            self._attempt(lambda: self._say(_("Written: {names}.").format(names=export_images(self._reviewed, folder))))
 
     def _on_demo(self) -> None:
         def make() -> None:
@@ -413,16 +449,15 @@ class Panel:
     def _on_check(self) -> None:
         def check() -> None:
             missing = self.installer.missing()
-            told = {"missing": ", ".join(missing)} if missing else self.logic.request({"command": "check"})["versions"]
-            self.ui.logText.setPlainText("\n".join(f"{name}: {version}" for name, version in told.items()))
+            lines = {"missing": ", ".join(missing)} if missing else self.logic.request({"command": "check"})["versions"]
+            self.ui.logText.setPlainText("\n".join(f"{name}: {version}" for name, version in lines.items()))
 
         self._attempt(check)
 
 
 def _warm_up() -> None:
     """Imports what reviewing needs, so that the first result does not have to wait for it."""
-    import DISYRECore.findings  # noqa: F401
-
+    import DISYRECore.detection.findings  # noqa: F401
     import DISYRELib.scene  # noqa: F401
 
 
@@ -430,7 +465,7 @@ def _copy(text: str) -> None:
     qt.QApplication.clipboard().setText(text)
 
 
-def _volume_at_hand():
+def _volume_at_hand() -> slicer.vtkMRMLScalarVolumeNode | None:
     """The volume in the background of the Red view, else the only one in the scene."""
     composite = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
     shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite else None
@@ -446,13 +481,12 @@ def _device_line(event: dict) -> str:
     return _("No GPU in use: {title}").format(title=event["title"])
 
 
-def _outcome_line(event: dict, count: int) -> str:
-    """How many findings, which model and why, and what the reader should know."""
+def _outcome_line(record: dict, count: int) -> str:
+    """How many findings, which model and why, and what the reader should know; `record` as `Result.record` has it."""
     found = _("{count} findings.").format(count=count) if count != 1 else _("1 finding.")
-    record = event.get("record", {})
-    model = _("Method: ruler, without a model.")
-    if event["model"]:
+    model = _("Method: z-score baseline, without a model.")
+    if record.get("model"):
         model = _("The scan looks like {contrast}; model: {title}{why}.").format(
-            contrast=event["contrast"], title=event["model_title"], why=event.get("why") and f", {event['why']}"
+            contrast=record["contrast"], title=record["model_title"], why=record["why"] and f", {record['why']}"
         )
     return " ".join([found, model, *record.get("scan", {}).get("flags", []), *record.get("warnings", [])])

@@ -38,7 +38,7 @@ class Settings:
     model: str = "auto"
     method: str | None = None
     contrast: str | None = None
-    mask: object = None
+    mask: str | slicer.vtkMRMLNode | None = None
     device: str = "auto"
     batch: int = 16
 
@@ -62,12 +62,18 @@ class Run:
         DisyreError: The volume cannot be used or not be exported.
     """
 
-    def __init__(self, client: WorkerClient, volume, settings: Settings, listener: Callable[[dict], None]) -> None:
+    def __init__(
+        self,
+        client: WorkerClient,
+        volume: slicer.vtkMRMLScalarVolumeNode,
+        settings: Settings,
+        listener: Callable[[dict], None],
+    ) -> None:
         if sentence := problem_with(volume):
             raise DisyreError(sentence)
         self.client, self.volume, self.listener = client, volume, listener
         self.folder, self.reason = _scratch(), ""
-        self._observed: list = []
+        self._observed: list[tuple[vtk.vtkObject, int]] = []
         try:
             request = self._request(settings)
         except Exception:
@@ -78,7 +84,7 @@ class Run:
         self._observe("NodeAboutToBeRemovedEvent", self._on_removed)
         client.request(request, self._on_event)
 
-    def _observe(self, event: str, slot) -> None:
+    def _observe(self, event: str, slot: Callable[..., None]) -> None:
         scene = slicer.mrmlScene
         self._observed.append((scene, scene.AddObserver(getattr(scene, event), slot)))
 
@@ -95,7 +101,7 @@ class Run:
         return {"command": "detect", **files, **chosen}
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _on_removed(self, _scene, _event, node) -> None:
+    def _on_removed(self, _scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
         if node is self.volume:
             self.stop(_(GONE))
 
@@ -129,7 +135,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
         raise DisyreError(sentence.format(reason=error.strerror), "output") from error
 
 
-def fingerprint(volume) -> tuple:
+def fingerprint(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple:
     """Changes when the voxels of a volume or their place do, not when its display does."""
     image, matrix = volume.GetImageData(), vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
@@ -138,7 +144,7 @@ def fingerprint(volume) -> tuple:
     return time, image and image.GetDimensions(), [matrix.GetElement(i, j) for i in range(3) for j in range(4)]
 
 
-def export_volume(volume, path: Path) -> None:
+def export_volume(volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
     """Writes a volume without its parent transform, uncompressed.
 
     Raises:
@@ -151,7 +157,7 @@ def export_volume(volume, path: Path) -> None:
         raise DisyreError(_("The volume cannot be written to the temporary folder; free some disk space."), "output")
 
 
-def export_mask(node, volume, path: Path) -> Path:
+def export_mask(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> Path:
     """Writes a brain mask, from all segments of a segmentation or from a label map; returns its path.
 
     Raises:
@@ -166,7 +172,9 @@ def export_mask(node, volume, path: Path) -> Path:
     return path
 
 
-def _merged(segmentation, volume):
+def _merged(
+    segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode
+) -> slicer.vtkMRMLScalarVolumeNode:
     import numpy as np
 
     inside = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)

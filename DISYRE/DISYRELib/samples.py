@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import slicer
+
+if TYPE_CHECKING:
+    from DISYRE import DISYRELogic
 
 CATEGORY, DEMO = "DISYRE", "DISYREDemo"
 SUGGESTED = ("MRBrainTumor1", "MRBrainTumor2")
 
 
-def register(make_demo: Callable, thumbnail: str) -> None:
+def register(make_demo: Callable[[], slicer.vtkMRMLScalarVolumeNode], thumbnail: str) -> None:
     """Registers the demo, which is made on this computer, and suggests Slicer's own tumour samples."""
     try:
         import SampleData
@@ -31,7 +35,7 @@ def register(make_demo: Callable, thumbnail: str) -> None:
     listed += [source for source in _suggestions(logic) if source not in listed]
 
 
-def _suggestions(logic) -> list:
+def _suggestions(logic: Callable[[], object]) -> list:
     logic()  # registers Slicer's own samples
     sources = [source for group in slicer.modules.sampleDataSources.values() for source in group]
     return [next(s for s in sources if s.sampleName == name) for name in SUGGESTED if _known(name, sources)]
@@ -41,7 +45,7 @@ def _known(name: str, sources: list) -> bool:
     return any(source.sampleName == name for source in sources)
 
 
-def load_demo(logic):
+def load_demo(logic: DISYRELogic) -> slicer.vtkMRMLScalarVolumeNode:
     """Has the worker make the demo scan and loads it; returns its volume.
 
     Raises:

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import slicer
@@ -18,6 +19,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DISYRELib.checks import ROLE
 from DISYRELib.options import Show
+
+if TYPE_CHECKING:
+    from DISYRECore.detection.findings import Finding
+    from DISYRECore.io.volume import Volume
 
 SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
 RECORD = "DISYRE.Record"
@@ -80,48 +85,49 @@ class Result:
         score: Its score volume.
     """
 
-    def __init__(self, score) -> None:
+    def __init__(self, score: slicer.vtkMRMLScalarVolumeNode) -> None:
         self.score = score
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Result) and other.score is self.score
 
-    __hash__ = None
+    def __hash__(self) -> int:
+        return hash(self.score)
 
-    def _node(self, role: str):
+    def _node(self, role: str) -> Any:
         return self.score.GetNodeReference("DISYRE." + role)
 
-    def refer(self, role: str, node) -> None:
+    def refer(self, role: str, node: slicer.vtkMRMLNode | None) -> None:
         """Makes the score volume refer to another node of the result."""
         self.score.SetNodeReferenceID("DISYRE." + role, node.GetID() if node else None)
 
     @property
-    def input(self):
+    def input(self) -> slicer.vtkMRMLScalarVolumeNode | None:
         """The volume that it was made from, or None."""
         return self._node("Input")
 
     @property
-    def levels(self):
-        """Label map of levels."""
+    def levels(self) -> slicer.vtkMRMLLabelMapVolumeNode:
+        """Label map of levels; like the next three, there as long as the result is `complete`."""
         return self._node("Levels")
 
     @property
-    def colours(self):
+    def colours(self) -> slicer.vtkMRMLColorTableNode:
         """Colour table of the levels."""
         return self._node("Colours")
 
     @property
-    def segmentation(self):
+    def segmentation(self) -> slicer.vtkMRMLSegmentationNode:
         """Segmentation of the findings."""
         return self._node("Segmentation")
 
     @property
-    def table(self):
+    def table(self) -> slicer.vtkMRMLTableNode:
         """Table of the findings."""
         return self._node("Findings")
 
     @property
-    def restored(self):
+    def restored(self) -> slicer.vtkMRMLScalarVolumeNode | None:
         """Restored image, or None."""
         return self._node("Restored")
 
@@ -141,7 +147,7 @@ class Result:
         return round(float(self.record.get("threshold", 0.5)), 2)
 
 
-def results_of(volume) -> list[Result]:
+def results_of(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[Result]:
     """All results of a volume, oldest first."""
     scores = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     results = [Result(node) for node in scores if node.GetAttribute(ROLE) == "score"]
@@ -151,7 +157,14 @@ def results_of(volume) -> list[Result]:
 # --- making a result
 
 
-def import_steps(volume, outcome: dict, score, segmentation, with_restored: bool, made: list) -> Generator:
+def import_steps(
+    volume: slicer.vtkMRMLScalarVolumeNode,
+    outcome: dict,
+    score: slicer.vtkMRMLScalarVolumeNode | None,
+    segmentation: slicer.vtkMRMLSegmentationNode | None,
+    with_restored: bool,
+    made: list[slicer.vtkMRMLNode],
+) -> Generator[None, None, Result]:
     """Puts the outcome of a detection into the scene in steps of some milliseconds.
 
     Args:
@@ -168,14 +181,17 @@ def import_steps(volume, outcome: dict, score, segmentation, with_restored: bool
     arrays = outcome["arrays"]
     make = NodeMaker(volume, made)
     result = Result(make(score, "vtkMRMLScalarVolumeNode", "anomaly score"))
-    yield _fill_score(result.score, volume, arrays["score"])
+    _fill_score(result.score, volume, arrays["score"])
+    yield
     colours = make(result.colours, "vtkMRMLColorTableNode", "anomaly colours")
     _fill_colours(colours, outcome["levels"])
     levels = make(result.levels, "vtkMRMLLabelMapVolumeNode", "anomaly levels")
-    yield _fill_levels(levels, volume, arrays["levels"], colours)
+    _fill_levels(levels, volume, arrays["levels"], colours)
+    yield
     if with_restored:
         result.refer("Restored", make(result.restored, "vtkMRMLScalarVolumeNode", "restored"))
-        yield _fill_restored(result.restored, volume, arrays["restored"])
+        _fill_restored(result.restored, volume, arrays["restored"])
+        yield
     if segmentation is not None and is_edited(segmentation):
         segmentation = None
     segmentation = make(segmentation, "vtkMRMLSegmentationNode", "anomalies")
@@ -197,10 +213,10 @@ class NodeMaker:
         made: New nodes are appended to it.
     """
 
-    def __init__(self, volume, made: list) -> None:
+    def __init__(self, volume: slicer.vtkMRMLScalarVolumeNode, made: list[slicer.vtkMRMLNode]) -> None:
         self.volume, self.made = volume, made
 
-    def __call__(self, node, class_name: str, what: str):
+    def __call__(self, node: slicer.vtkMRMLNode | None, class_name: str, what: str) -> Any:
         """The node that was given, or a new one when it is None."""
         if node is None:
             name = slicer.mrmlScene.GenerateUniqueName(f"{self.volume.GetName()} {what}")
@@ -210,7 +226,7 @@ class NodeMaker:
         return node
 
 
-def remove(nodes: list) -> None:
+def remove(nodes: list[slicer.vtkMRMLNode]) -> None:
     """Removes those nodes that are still in the scene."""
     for node in reversed(nodes):
         if slicer.mrmlScene.IsNodePresent(node):
@@ -221,11 +237,11 @@ def _note(result: Result, outcome: dict) -> None:
     for node, role in ((result.score, "score"), (result.levels, "levels"), (result.restored, "restored")):
         if node is not None:
             node.SetAttribute(ROLE, role)
-    told = {key: outcome.get(key) for key in ("model", "model_title", "why", "contrast", "threshold", "levels")}
-    result.score.SetAttribute(RECORD, json.dumps({**told, **outcome.get("record", {})}))
+    noted = {key: outcome.get(key) for key in ("model", "model_title", "why", "contrast", "threshold", "levels")}
+    result.score.SetAttribute(RECORD, json.dumps({**noted, **outcome.get("record", {})}))
 
 
-def _place_beside(node, volume) -> None:
+def _place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Under the parent transform of a volume and beside it in the subject hierarchy."""
     if node.IsA("vtkMRMLTransformableNode"):
         node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
@@ -235,25 +251,25 @@ def _place_beside(node, volume) -> None:
         tree.SetItemParent(own, tree.GetItemParent(beside))
 
 
-def _fill(node, volume, path: str) -> None:
+def _fill(node: slicer.vtkMRMLScalarVolumeNode, volume: slicer.vtkMRMLScalarVolumeNode, path: str) -> None:
     """Gives a volume node the voxels of an array file (Z, Y, X) and the grid of another volume."""
     node.SetIJKToRASMatrix(_ijk_to_ras(volume))
     slicer.util.updateVolumeFromArray(node, np.load(path, allow_pickle=False))
 
 
-def _set_window(node, low: float, high: float) -> None:
+def _set_window(node: slicer.vtkMRMLScalarVolumeNode, low: float, high: float) -> None:
     """Before the voxels are there: an automatic window would take a histogram of them."""
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().AutoWindowLevelOff()
     node.GetDisplayNode().SetWindowLevelMinMax(low, high)
 
 
-def _fill_score(node, volume, path: str) -> None:
+def _fill_score(node: slicer.vtkMRMLScalarVolumeNode, volume: slicer.vtkMRMLScalarVolumeNode, path: str) -> None:
     _set_window(node, 0, 1)
     _fill(node, volume, path)
 
 
-def _fill_restored(node, volume, path: str) -> None:
+def _fill_restored(node: slicer.vtkMRMLScalarVolumeNode, volume: slicer.vtkMRMLScalarVolumeNode, path: str) -> None:
     seen = volume.GetDisplayNode()
     if seen is not None:
         _set_window(node, seen.GetWindowLevelMin(), seen.GetWindowLevelMax())
@@ -261,18 +277,23 @@ def _fill_restored(node, volume, path: str) -> None:
     node.CreateDefaultDisplayNodes()
 
 
-def _fill_levels(node, volume, path: str, colours) -> None:
+def _fill_levels(
+    node: slicer.vtkMRMLLabelMapVolumeNode,
+    volume: slicer.vtkMRMLScalarVolumeNode,
+    path: str,
+    colours: slicer.vtkMRMLColorTableNode,
+) -> None:
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
     _fill(node, volume, path)
     _add_legend(node)
 
 
-def _legend(levels):
+def _legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode | None:
     return slicer.modules.colors.logic().GetColorLegendDisplayNode(levels)
 
 
-def _add_legend(levels) -> None:
+def _add_legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> None:
     if _legend(levels) is not None:
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(levels)
@@ -285,7 +306,7 @@ def _add_legend(levels) -> None:
     legend.SetNumberOfLabels(5)
 
 
-def _fill_colours(node, levels: int) -> None:
+def _fill_colours(node: slicer.vtkMRMLColorTableNode, levels: int) -> None:
     if node.GetNumberOfColors() == levels + 1:
         return
     node.SetTypeToUser()
@@ -307,7 +328,7 @@ def heat(share: float) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _prepare_segmentation(node, volume) -> None:
+def _prepare_segmentation(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
@@ -322,7 +343,9 @@ def _prepare_segmentation(node, volume) -> None:
 def show_in_views(result: Result) -> None:
     """Puts the levels into the label layer of all slice views; nothing else about the views changes."""
     slicer.util.setSliceViewerLayers(label=result.levels)
-    _legend(result.levels).Modified()  # the views draw it once they hear of it while they show the levels
+    legend = _legend(result.levels)
+    if legend is not None:
+        legend.Modified()  # the views draw it once they hear of it while they show the levels
 
 
 def paint(result: Result, threshold: float, opacity: float, show: Show) -> None:
@@ -348,7 +371,7 @@ def paint(result: Result, threshold: float, opacity: float, show: Show) -> None:
         outline.SetVisibility2DOutline(show.outline)
 
 
-def _views_of(result: Result) -> list:
+def _views_of(result: Result) -> list[slicer.vtkMRMLSliceCompositeNode]:
     """Composite nodes of the slice views that show a result."""
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     return [view for view in views if view.GetLabelVolumeID() == result.levels.GetID()]
@@ -377,12 +400,12 @@ def find(result: Result, threshold: float, smallest_ml: float) -> tuple[np.ndarr
     corner = [part.start for part in box]
     voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(result.score)[box].T)
     score = ScoreMap(voxels, _shifted(slicer.util.arrayFromVTKMatrix(_ijk_to_ras(result.score)), corner))
-    labels, findings = label_findings(score, threshold, (levels[box] > 0).T, smallest_ml)
+    labels, findings = label_findings(cast("Volume", score), threshold, (levels[box] > 0).T, smallest_ml)
     dropped = {row.place for row in rows_of(result) if not row.kept}
     return labels.T, corner, [_row(finding, dropped) for finding in findings]
 
 
-def _row(finding, dropped: set[tuple[float, float, float]]) -> Row:
+def _row(finding: Finding, dropped: set[tuple[float, float, float]]) -> Row:
     place = _rounded(finding.peak_ras)
     numbers = (finding.volume_ml, finding.peak, finding.mean)
     return Row(finding.label, finding.side, *numbers, place, place not in dropped)
@@ -395,7 +418,7 @@ def _shifted(affine: np.ndarray, corner: list[int]) -> np.ndarray:
     return moved
 
 
-def _ijk_to_ras(node):
+def _ijk_to_ras(node: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return matrix
@@ -447,7 +470,7 @@ def write_segment(result: Result, labels: np.ndarray, corner: list[int], rows: l
     segmentation.GetSegment(SEGMENT_ID).SetTag(FINGERPRINT, _fingerprint(node))
 
 
-def _add_segment(segmentation) -> None:
+def _add_segment(segmentation: slicer.vtkSegmentation) -> None:
     segment = slicer.vtkSegment()
     segment.SetName(_("Suspected anomaly"))
     segment.SetColor(*OUTLINE_COLOUR)
@@ -455,7 +478,7 @@ def _add_segment(segmentation) -> None:
     segmentation.AddSegment(segment, SEGMENT_ID)
 
 
-def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras):
+def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras: vtk.vtkMatrix4x4) -> slicer.vtkOrientedImageData:
     """The part of a mask (Z, Y, X) that holds something, as an image with its place."""
     box = _box(mask)
     image = slicer.vtkOrientedImageData()
@@ -469,8 +492,7 @@ def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras):
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     """The smallest box that holds a mask; one voxel when it is empty."""
-    flat = mask.any(axis=0)
-    sides = (mask.any(axis=(1, 2)), flat.any(axis=1), flat.any(axis=0))
+    sides = [mask.any(axis=(1, 2)), mask.any(axis=(0, 2)), mask.any(axis=(0, 1))]
     edges = [np.flatnonzero(side) for side in sides]
     if not edges[0].size:
         return slice(0, 1), slice(0, 1), slice(0, 1)
@@ -478,7 +500,7 @@ def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     return z, y, x
 
 
-def is_edited(segmentation) -> bool:
+def is_edited(segmentation: slicer.vtkMRMLSegmentationNode) -> bool:
     """Whether the segment is no longer what `write_segment` made it."""
     segment = segmentation.GetSegmentation().GetSegment(SEGMENT_ID)
     if segment is None:
@@ -487,7 +509,7 @@ def is_edited(segmentation) -> bool:
     return segment.GetTag(FINGERPRINT, written) and str(written) != _fingerprint(segmentation)
 
 
-def forget_edits(segmentation) -> None:
+def forget_edits(segmentation: slicer.vtkMRMLSegmentationNode) -> None:
     """Lets the segment be overwritten."""
     segmentation.GetSegmentation().GetSegment(SEGMENT_ID).RemoveTag(FINGERPRINT)
 
@@ -498,7 +520,7 @@ def keep(result: Result, number: int, kept: bool) -> None:
     write_rows(result, rows)
 
 
-def _fingerprint(segmentation) -> str:
+def _fingerprint(segmentation: slicer.vtkMRMLSegmentationNode) -> str:
     """Stands for the shape of the segment, wherever its array begins."""
     segment = segmentation.GetSegmentation().GetSegment(SEGMENT_ID)
     image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())

@@ -11,7 +11,7 @@ RADIUS_MM, SPHERE_MM = 62.0, 10.0
 CENTRE_RAS = (-30.0, 12.0, 18.0)
 
 
-def ball_with_sphere():
+def ball_with_sphere() -> slicer.vtkMRMLScalarVolumeNode:
     """Adds a ball of noisy tissue of a brain's size on 0, with one bright sphere left of the middle."""
     place = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING_MM
     s, a, r = np.meshgrid(place, place, place, indexing="ij")

@@ -34,6 +34,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # run by path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 from DISYRECore.errors import DisyreError
 
 if TYPE_CHECKING:
@@ -43,10 +46,6 @@ if TYPE_CHECKING:
     from DISYRECore.detection.findings import Finding
     from DISYRECore.io.volume import Volume
     from DISYRECore.models.description import ModelDescription
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 CANCELLED = 3
 GRACE_S = 2.0

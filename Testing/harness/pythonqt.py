@@ -172,6 +172,23 @@ def _delete(self: Any) -> None:
     shiboken6.delete(self)
 
 
+_waiting: set[QtCore.QTimer] = set()
+
+
+def _single_shot(after_ms: int, callback: Callable[[], Any]) -> None:
+    """PySide's own would connect in C++, which the manners of `connect` do not allow."""
+    timer = QtCore.QTimer()
+    _waiting.add(timer)
+
+    def fire() -> None:
+        _waiting.discard(timer)
+        callback()
+
+    timer.setSingleShot(True)
+    timer.timeout.connect(fire)
+    timer.start(after_ms)
+
+
 def _write_text(write: Callable[..., int]) -> Callable[..., int]:
     def wrapped(self: Any, data: str | bytes) -> int:
         return write(self, data.encode() if isinstance(data, str) else data)
@@ -189,6 +206,7 @@ def imitate() -> None:
     if _object.__getattribute__ is _read:
         return
     _object.className, _object.delete = _class_name, _delete
+    QtCore.QTimer.singleShot = staticmethod(_single_shot)
     QtCore.QIODevice.write = _write_text(QtCore.QIODevice.write)
     for cls in _qobject_classes():
         if "__getattribute__" in vars(cls):

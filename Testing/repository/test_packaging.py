@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ from DISYRECore.models.description import find_model, list_models
 from DISYRECore.preprocessing.skull_strip import load_skull_strip
 from DISYRECore.models.store import load_model
 assert AVERAGE_HEAD.is_file()
-load_model(), load_skull_strip()
+load_model(list_models()[0].id), load_skull_strip()
 print(DISYRECore.__file__, AVERAGE_HEAD, *(find_model(model.id) for model in list_models()), sep="\\n")
 """
     paths = run_python(installed, code).splitlines()
@@ -109,16 +110,18 @@ def test_installed_copy_answers_as_a_command(installed: Path) -> None:
 
 
 def test_installed_worker_runs_by_path(installed: Path, tmp_path: Path) -> None:
+    """As PythonSlicer does: the folder of the modules is on its path; -S drops what links to this checkout."""
     request = json.dumps({"command": "demo", "output": str(tmp_path / "demo")})
-    command = [sys.executable, "-u", str(installed / "DISYRECore" / "apps" / "worker.py")]
+    command = [sys.executable, "-S", "-u", str(installed / "DISYRECore" / "apps" / "worker.py")]
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tmp_path, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(request + "\n")
         process.stdin.flush()
         events = (json.loads(line)["event"] for line in process.stdout)
-        last = next(event for event in events if event in ("result", "error", "cancelled"))
+        last = next((event for event in events if event in ("result", "error", "cancelled")), None)
         process.communicate()  # closes stdin, which ends the worker
     assert last == "result"
     assert process.returncode == 0

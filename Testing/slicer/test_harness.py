@@ -8,33 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import pytest
-from support import ROOT
+from harness.disyre import ROOT, needs_slicer
 
-pytestmark = pytest.mark.skipif(bool(harness.missing()), reason=harness.missing() or "present")
+pytestmark = needs_slicer
 
 SAMPLE = ROOT / "Testing" / "harness" / "sample_module" / "Sample.py"
 LESION_RAS = (15.0, 8.0, 12.0)
-
-
-@pytest.fixture(scope="module")
-def application() -> Any:
-    return harness.start()
-
-
-@pytest.fixture
-def desktop(application: Any) -> Any:
-    """An empty scene; nothing may go wrong unnoticed in a test."""
-    application.clear()
-    application.errors.clear()
-    application.qt_messages.clear()
-    known = len(application.vtk_errors())
-    yield application
-    assert not application.errors
-    assert not application.qt_messages
-    assert not application.vtk_errors()[known:]
 
 
 @pytest.fixture
@@ -127,6 +108,16 @@ def test_signals_hand_over_as_many_arguments_as_asked_for(names: dict[str, Any])
     button.clicked.connect(lambda: heard.append("attribute"))
     button.click()
     assert sorted(map(str, heard)) == ["False", "attribute", "kept", "none"]
+
+
+@pytest.mark.parametrize("after_ms", [0, 20])
+def test_single_shots_fire_once(desktop: Any, names: dict[str, Any], after_ms: int) -> None:
+    heard: list[int] = []
+    names["qt"].QTimer.singleShot(after_ms, lambda: heard.append(after_ms))
+    assert not heard
+    desktop.wait_until(lambda: heard)
+    desktop.process()
+    assert heard == [after_ms]
 
 
 def test_disconnect(names: dict[str, Any]) -> None:
@@ -289,19 +280,20 @@ def test_dialogs_need_an_answer(desktop: Any, names: dict[str, Any], tmp_path: P
         qt.QFileDialog.getSaveFileName(None, "Save")
 
 
-def test_unknown_connection_in_ui_file_is_refused(desktop: Any, tmp_path: Path, names: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("<slot>setMRMLScene", "<slot>setScene", "No such connection"),
+        ('"addEnabled"', '"addable"', "no property addable"),
+    ],
+)
+def test_unknown_words_in_a_ui_file_are_refused(
+    desktop: Any, tmp_path: Path, names: dict[str, Any], right: str, wrong: str, message: str
+) -> None:
     text = (SAMPLE.parent / "Resources" / "UI" / "Sample.ui").read_text(encoding="utf-8")
     broken = tmp_path / "Broken.ui"
-    broken.write_text(text.replace("<slot>setMRMLScene", "<slot>setScene"), encoding="utf-8")
-    with pytest.raises(RuntimeError, match="No such connection"):
-        names["slicer"].util.loadUI(str(broken))
-
-
-def test_unknown_property_in_ui_file_is_refused(desktop: Any, tmp_path: Path, names: dict[str, Any]) -> None:
-    text = (SAMPLE.parent / "Resources" / "UI" / "Sample.ui").read_text(encoding="utf-8")
-    broken = tmp_path / "Broken.ui"
-    broken.write_text(text.replace('"addEnabled"', '"addable"'), encoding="utf-8")
-    with pytest.raises(RuntimeError, match="no property addable"):
+    broken.write_text(text.replace(right, wrong), encoding="utf-8")
+    with pytest.raises(RuntimeError, match=message):
         names["slicer"].util.loadUI(str(broken))
 
 

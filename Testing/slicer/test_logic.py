@@ -14,17 +14,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slicer_fixtures import MODULE, ROOT, application, ball, desktop, needs_slicer, nodes, status, widget
+from harness.disyre import (
+    BASELINE,
+    MODULE,
+    ROOT,
+    SEGMENT,
+    ball,
+    examine_ball,
+    needs_slicer,
+    nodes,
+    segment_of,
+    status,
+    whole,
+)
 
 from DISYRECore.apps.cli import main
 from DISYRECore.apps.worker import LEVELS, to_levels
 from DISYRECore.io.volume import Volume
 from DISYRECore.io.write import write_volume
 
-__all__ = ["application", "desktop", "widget"]
-pytestmark = needs_slicer
+pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
 
-RULER = {"method": "ruler", "device": "cpu", "mask": "stripped"}
 IMPORT_S = 0.05
 
 
@@ -35,13 +45,13 @@ def test_script_gets_the_nodes(desktop: Any, widget: Any) -> None:
     import slicer
 
     volume = ball(desktop)
-    result = slicer.modules.disyre.logic().detect(volume, wait=True, **RULER, withRestored=True)
+    result = slicer.modules.disyre.logic().detect(volume, wait=True, **BASELINE, withRestored=True)
     assert result.score.GetName() == "Ball anomaly score"
     assert result.restored.GetName() == "Ball restored"
     assert result.table.GetNumberOfRows() == 1
     assert result.table.GetTable().GetColumnByName("Side").GetValue(0) == "left"
     record = result.record
-    assert {record["method"], record["device"], record["disyre"]} >= {"ruler", "cpu"}
+    assert {record["method"], record["device"], record["disyre"]} >= {"z-score", "cpu"}
     assert slicer.modules.disyre.logic().results(volume) == [result]
 
 
@@ -49,9 +59,9 @@ def test_score_is_that_of_the_command_line(desktop: Any, widget: Any, tmp_path: 
     import slicer
 
     volume = ball(desktop)
-    result = widget.logic.detect(volume, **RULER)
+    result = widget.logic.detect(volume, **BASELINE)
     assert slicer.util.saveNode(volume, str(tmp_path / "ball.nii.gz"), {})
-    assert main(["detect", str(tmp_path / "ball.nii.gz"), "-o", str(tmp_path), "--method", "ruler"]) == 0
+    assert main(["detect", str(tmp_path / "ball.nii.gz"), "-o", str(tmp_path), "--method", "z-score"]) == 0
     image = slicer.util.loadVolume(str(tmp_path / "score.nii.gz"), {"show": False})
     one, other = slicer.util.arrayFromVolume(image), slicer.util.arrayFromVolume(result.score)
     np.testing.assert_allclose(one, other, atol=1e-5)
@@ -62,9 +72,9 @@ def test_segmentation_is_ready_for_dicom(desktop: Any, widget: Any) -> None:
     import vtk
 
     volume = ball(desktop)
-    result = widget.logic.detect(volume, **RULER)
+    result = widget.logic.detect(volume, **BASELINE)
     segmentation = result.segmentation
-    segment = segmentation.GetSegmentation().GetSegment("disyre_anomaly")
+    segment = segmentation.GetSegmentation().GetSegment(SEGMENT)
     term = vtk.reference("")
     assert segment.GetTag(segment.GetTerminologyEntryTagName(), term)
     assert "Lesion" in str(term)
@@ -81,7 +91,7 @@ def test_sits_beside_the_volume_in_the_hierarchy(desktop: Any, widget: Any) -> N
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     study = tree.CreateFolderItem(tree.GetSceneItemID(), "Study")
     tree.SetItemParent(tree.GetItemByDataNode(volume), study)
-    result = widget.logic.detect(volume, **RULER)
+    result = widget.logic.detect(volume, **BASELINE)
     for node in (result.score, result.levels, result.segmentation, result.table):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == study
 
@@ -96,7 +106,7 @@ def test_own_mask_is_used(desktop: Any, widget: Any) -> None:
     inside = slicer.util.arrayFromVolume(volume) > 0
     inside[:, :, 32:] = False
     slicer.util.updateSegmentBinaryLabelmapFromArray(inside.astype(np.uint8), mask, name, volume)
-    result = widget.logic.detect(volume, method="ruler", device="cpu", mask=mask)
+    result = widget.logic.detect(volume, method="z-score", device="cpu", mask=mask)
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(result.levels) > 0, inside)
     assert result.record["scan"]["brain_mask"] == "given"
 
@@ -112,7 +122,7 @@ def test_folder_script_does_what_the_command_line_does(desktop: Any, tmp_path: P
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    options = ["--method", "ruler", "--device", "cpu"]
+    options = ["--method", "z-score", "--device", "cpu"]
     assert module.run([str(scans), "-o", str(tmp_path / "one"), *options]) == 2
     assert main(["detect", str(scans), "-o", str(tmp_path / "two"), *options]) == 2
     rows = list(csv.DictReader((tmp_path / "one" / "summary.csv").open()))
@@ -156,7 +166,7 @@ def refused(widget: Any, volume: Any, word: str) -> None:
 
     before = nodes()
     with pytest.raises(DisyreError) as caught:
-        widget.logic.detect(volume, **RULER)
+        widget.logic.detect(volume, **BASELINE)
     sentence = str(caught.value)
     assert word in sentence
     assert "\n" not in sentence
@@ -210,7 +220,7 @@ def test_none_labels_and_colours_are_refused(desktop: Any, widget: Any) -> None:
 
 
 def test_results_are_no_input(desktop: Any, widget: Any) -> None:
-    result = widget.logic.detect(ball(desktop), **RULER)
+    result = widget.logic.detect(ball(desktop), **BASELINE)
     refused(widget, result.score, "result of DISYRE")
 
 
@@ -229,7 +239,7 @@ def test_noise_is_no_brain(desktop: Any, widget: Any) -> None:
 
     volume = desktop.add_volume(np.random.default_rng(0).normal(100, 9, (40, 40, 40)).astype(np.float32))
     with pytest.raises(DisyreError, match="No brain"):
-        widget.logic.detect(volume, method="ruler", device="cpu")
+        widget.logic.detect(volume, method="z-score", device="cpu")
 
 
 def test_thick_slices_and_missing_numbers_are_mentioned(desktop: Any, widget: Any) -> None:
@@ -245,7 +255,7 @@ def test_thick_slices_and_missing_numbers_are_mentioned(desktop: Any, widget: An
     desktop.choose("inputSelector", holes)
     assert "no valid number" in desktop.widget("hintLabel").text
     assert desktop.widget("detectButton").isEnabled()
-    assert widget.logic.detect(holes, **RULER).table.GetNumberOfRows() == 1
+    assert widget.logic.detect(holes, **BASELINE).table.GetNumberOfRows() == 1
 
 
 def test_a_worker_that_cannot_start_is_told(desktop: Any, widget: Any) -> None:
@@ -294,7 +304,7 @@ def test_overlay_has_the_grid_of_the_input_for_any_orientation(
     update_findings(result, 0.5, 0.0)
     truth = affine @ [marked[2], marked[1], marked[0], 1]
     np.testing.assert_allclose(scene.rows_of(result)[0].place, truth[:3], atol=0.06)
-    mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+    mask = segment_of(result, volume)
     assert np.argwhere(mask).tolist() == [list(marked)]
     assert np.argwhere(slicer.util.arrayFromVolume(result.levels) > 50).tolist() == [list(marked)]
 
@@ -306,14 +316,6 @@ def rotation(a: float, b: float, c: float) -> np.ndarray:
         return turn
 
     return plane(a, 0, 1) @ plane(b, 0, 2) @ plane(c, 1, 2)
-
-
-def whole(steps: Any) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
 
 
 # --- files and start
@@ -337,7 +339,7 @@ def test_installer_knows_what_is_missing_and_says_when_it_stays_so(desktop: Any,
 def test_report_and_images_can_be_saved(desktop: Any, widget: Any, tmp_path: Path) -> None:
     from DISYRELib.export import export_images, save_report
 
-    result = widget.logic.detect(ball(desktop), **RULER)
+    result = widget.logic.detect(ball(desktop), **BASELINE)
     save_report(widget.logic, result, str(tmp_path / "report ü.html"), 0.5, 0.1)
     text = (tmp_path / "report ü.html").read_text(encoding="utf-8")
     assert "left" in text
@@ -350,11 +352,7 @@ def test_report_and_images_can_be_saved(desktop: Any, widget: Any, tmp_path: Pat
 def test_table_is_copied_as_text(desktop: Any, widget: Any) -> None:
     import qt
 
-    volume = ball(desktop)
-    desktop.choose("inputSelector", volume)
-    desktop.pick("methodSelector", "ruler (brightness only, no model)")
-    desktop.click("detectButton")
-    desktop.wait_until(lambda: not widget.logic.running)
+    examine_ball(desktop)
     assert "1 finding" in status(desktop)
     desktop.click("copyButton")
     lines = qt.QApplication.clipboard().text().splitlines()

@@ -8,31 +8,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import ndimage
-from slicer_fixtures import (
-    LONG_S,
+from harness.disyre import (
+    BASELINE,
     PICTURES,
-    application,
+    SEGMENT,
     ball,
-    demo,
-    desktop,
+    choose_ball,
     detect,
+    examine_ball,
     load,
     needs_slicer,
     nodes,
+    segment_of,
+    set_threshold,
     status,
-    widget,
+    whole,
 )
+from scipy import ndimage
 
-__all__ = ["application", "demo", "desktop", "widget"]
-pytestmark = needs_slicer
+from DISYRECore.methods import method_names
+from DISYRECore.models.description import list_models
+
+pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
 
 CANCEL_S = 3.0
+APART_VOXELS = 1.5
+BLOCKED_S = 0.3  # 0.1 on an idle machine
 STEP_S, FOLLOW_S = 0.016, 0.3
-
-
-def pick_ruler(desktop: Any) -> None:
-    desktop.pick("methodSelector", "ruler (brightness only, no model)")
 
 
 def transform_of(volume: Any, degrees: float = 15.0) -> Any:
@@ -101,11 +103,11 @@ def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
     desktop.choose("inputSelector", volume)
     before, voxels = view_state(volume), slicer.util.arrayFromVolume(volume).copy()
     desktop.click("detectButton")
-    desktop.wait_until(lambda: "Restoring" in desktop.widget("progressBar").format, LONG_S)
+    desktop.wait_until(lambda: "Restoring" in desktop.widget("progressBar").format)
     assert desktop.widget("detectButton").text == "Cancel"
     desktop.grab(PICTURES / "panel_running.png")
-    blocked = desktop.longest_block_s(lambda: not widget.logic.running, LONG_S)
-    assert blocked < 0.3  # 0.1 on an idle machine
+    blocked = desktop.longest_block_s(lambda: not widget.logic.running)
+    assert blocked < BLOCKED_S
     assert view_state(volume) == before
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), voxels)
     assert "FLAIR" in status(desktop)
@@ -116,8 +118,8 @@ def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
     score = slicer.util.arrayFromVolume(result.score)
     found, certain = score > widget.panel.parameters.threshold, score > 0.9
     for overlay in (certain, largest(found)):
-        assert np.linalg.norm(np.argwhere(truth).mean(0) - np.argwhere(overlay).mean(0)) < 1
-    segment = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume) > 0
+        assert np.linalg.norm(np.argwhere(truth).mean(0) - np.argwhere(overlay).mean(0)) < APART_VOXELS
+    segment = segment_of(result, volume) > 0
     assert not (segment & ~found).any()
     assert (certain & ~segment).sum() < 100
     specks = found & ~segment
@@ -194,13 +196,9 @@ def ras_of(volume: Any, ijk: Any) -> np.ndarray:
 
 
 def test_review_follows_the_threshold_at_rest_only(desktop: Any, widget: Any) -> None:
-    import slicer
     import vtk
 
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    result = detect(desktop)
+    volume, result = examine_ball(desktop)
     assert "1 finding" in status(desktop)
     time_before, known = result.segmentation.GetSegmentation().GetMTime(), nodes()
     tables = []
@@ -216,68 +214,57 @@ def test_review_follows_the_threshold_at_rest_only(desktop: Any, widget: Any) ->
     desktop.wait_until(lambda: tables)
     assert desktop.widget("findingsTable").rowCount == 0
     assert desktop.widget("emptyLabel").isVisible()
-    mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+    mask = segment_of(result, volume)
     assert not mask.any()
     known = nodes()
     desktop.click("resetThresholdButton")
     desktop.wait_until(lambda: desktop.widget("findingsTable").rowCount == 1)
     assert nodes() == known
-    assert slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume).any()
+    assert segment_of(result, volume).any()
 
 
 def test_a_finding_can_be_left_out_and_taken_back(desktop: Any, widget: Any) -> None:
     import qt
-    import slicer
 
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    result = detect(desktop)
+    volume, result = examine_ball(desktop)
     table = desktop.widget("findingsTable")
     for state, some in ((qt.Qt.Unchecked, False), (qt.Qt.Checked, True)):
         table.item(0, 0).setCheckState(state)
         desktop.process()
-        mask = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
+        mask = segment_of(result, volume)
         assert mask.any() == some
         assert table.rowCount == 1
 
 
-def test_edits_by_hand_are_kept_until_they_are_given_up(desktop: Any, widget: Any) -> None:
+def edit_by_hand(desktop: Any) -> tuple[Any, Any, np.ndarray]:
+    """A ball, its result, and the cube that was drawn into the segment, which is now locked."""
     import slicer
 
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    result = detect(desktop)
-    name, kept = "disyre_anomaly", result.segmentation
-    edited = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, name, volume)
+    volume, result = examine_ball(desktop)
+    edited = segment_of(result, volume)
     edited[20:24, 30:34, 30:34] = 1
-    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, result.segmentation, name, volume)
-    desktop.drag("thresholdSlider", [0.6])
-    desktop.wait_until(lambda: desktop.widget("lockWidget").isVisible())
+    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, result.segmentation, SEGMENT, volume)
+    set_threshold(desktop, 0.6)
+    assert desktop.widget("lockWidget").isVisible()
+    return volume, result, edited
+
+
+def test_edits_by_hand_are_kept_until_they_are_given_up(desktop: Any) -> None:
+    import slicer
+
+    volume, result, edited = edit_by_hand(desktop)
+    kept = result.segmentation
     desktop.grab(PICTURES / "panel_edited.png")
-    now = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, name, volume)
-    np.testing.assert_array_equal(now, edited)
+    np.testing.assert_array_equal(segment_of(result, volume), edited)
     assert detect(desktop).segmentation is not kept
-    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(kept, name, volume), edited)
+    after = slicer.util.arrayFromSegmentBinaryLabelmap(kept, SEGMENT, volume)
+    np.testing.assert_array_equal(after, edited)
 
 
-def test_unlocking_lets_the_segment_follow_again(desktop: Any, widget: Any) -> None:
-    import slicer
-
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    result = detect(desktop)
-    before = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
-    edited = np.zeros_like(before)
-    edited[20:24, 30:34, 30:34] = 1
-    slicer.util.updateSegmentBinaryLabelmapFromArray(edited, result.segmentation, "disyre_anomaly", volume)
-    desktop.drag("thresholdSlider", [0.6])
-    desktop.wait_until(lambda: desktop.widget("lockWidget").isVisible())
+def test_unlocking_lets_the_segment_follow_again(desktop: Any) -> None:
+    volume, result, _ = edit_by_hand(desktop)
     desktop.click("unlockButton")
-    after = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, "disyre_anomaly", volume)
-    assert not after[20:24, 30:34, 30:34].any()
+    assert not segment_of(result, volume)[20:24, 30:34, 30:34].any()
     assert not desktop.widget("lockWidget").isVisible()
 
 
@@ -287,7 +274,7 @@ def test_cancel_leaves_the_scene_as_it_was(desktop: Any, widget: Any, demo: dict
     desktop.choose("inputSelector", volume)
     before, titles = nodes(), {"load": "Loading", "restore": "Restoring"}
     desktop.click("detectButton")
-    desktop.wait_until(lambda: titles[stage] in desktop.widget("progressBar").format, LONG_S)
+    desktop.wait_until(lambda: titles[stage] in desktop.widget("progressBar").format)
     start = time.monotonic()
     desktop.click("detectButton")
     desktop.wait_until(lambda: not widget.logic.running)
@@ -302,9 +289,7 @@ def test_cancel_leaves_the_scene_as_it_was(desktop: Any, widget: Any, demo: dict
 def test_accidents_during_a_run_are_told_in_words(desktop: Any, widget: Any, accident: str) -> None:
     import slicer
 
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
+    volume = choose_ball(desktop)
     widget.logic.close()  # so that there is time for an accident
     desktop.click("detectButton")
     desktop.wait_until(lambda: "Loading" in desktop.widget("progressBar").format)
@@ -330,14 +315,10 @@ def test_comes_back_with_a_saved_scene_without_computing(desktop: Any, widget: A
     import slicer
     from DISYRELib.scene import is_edited, rows_of
 
-    volume = ball(desktop)
-    transform_of(volume)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
+    transform_of(choose_ball(desktop))
     result = detect(desktop)
-    desktop.drag("thresholdSlider", [0.4])
     desktop.drag("opacitySlider", [0.45])
-    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    set_threshold(desktop, 0.4)
     rows, alpha = rows_of(result), alphas(result)
     widget.logic.close()
     assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
@@ -352,14 +333,13 @@ def test_comes_back_with_a_saved_scene_without_computing(desktop: Any, widget: A
     assert alphas(again) == alpha
     assert set(label_opacities()) == {0.45}
     assert desktop.widget("thresholdSlider").value == pytest.approx(0.4)
-    assert desktop.widget("methodSelector").currentText.startswith("ruler")
+    assert desktop.widget("methodSelector").currentText == "z-score"
     assert desktop.widget("findingsTable").rowCount == len(rows)
     assert again.levels.GetDisplayNode().GetColorNode() is again.colours
     assert again.score.GetParentTransformNode().GetName() == "Registration"
     assert not is_edited(again.segmentation)
     assert widget.logic._client is None
-    desktop.drag("thresholdSlider", [0.5])
-    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    set_threshold(desktop, 0.5)
     assert not desktop.widget("lockWidget").isVisible()
 
 
@@ -379,10 +359,7 @@ def alphas(result: Any) -> list[float]:
 
 
 def test_runs_again_into_the_same_nodes_or_into_new_ones(desktop: Any, widget: Any) -> None:
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    first = detect(desktop)
+    _, first = examine_ball(desktop)
     known = nodes()
     assert detect(desktop) == first
     assert nodes() == known
@@ -395,11 +372,8 @@ def test_runs_again_into_the_same_nodes_or_into_new_ones(desktop: Any, widget: A
 
 
 def test_other_scans_bring_back_their_own_results(desktop: Any, widget: Any) -> None:
-    one, two = ball(desktop, "One"), ball(desktop, "Two")
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", one)
-    first = detect(desktop)
-    desktop.choose("inputSelector", two)
+    one, first = examine_ball(desktop, "One")
+    choose_ball(desktop, "Two")
     assert widget.panel.result is None
     assert detect(desktop) != first
     desktop.choose("inputSelector", one)
@@ -410,39 +384,51 @@ def test_other_scans_bring_back_their_own_results(desktop: Any, widget: Any) -> 
 def test_a_result_that_is_taken_apart_does_no_harm(desktop: Any, widget: Any, part: str) -> None:
     import slicer
 
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    result = detect(desktop)
+    _, result = examine_ball(desktop)
     slicer.mrmlScene.RemoveNode(getattr(result, part))
-    desktop.drag("thresholdSlider", [0.6])
-    desktop.wait_until(lambda: not widget.panel._follow_timer.isActive())
+    set_threshold(desktop, 0.6)
     assert widget.panel.result is None
     assert detect(desktop).complete
 
 
-def test_scene_with_unknown_parameters_opens(desktop: Any, widget: Any) -> None:
+def rebind(widget: Any, **stored: str) -> None:
+    """Opens the panel anew on a parameter node that holds these texts."""
     node = widget.panel.parameters.parameterNode
     widget.panel.unbind()
-    node.SetParameter("model", "model-of-yesterday")
-    node.SetParameter("somethingOld", "1")
-    node.UnsetParameter("heatOpacity")
+    for name, text in stored.items():
+        node.SetParameter(name, text)
     widget.logic._parameters = None
     widget.panel.bind(widget.logic.getParameterNode())
+
+
+def test_scene_with_unknown_parameters_opens(desktop: Any, widget: Any) -> None:
+    widget.panel.parameters.parameterNode.UnsetParameter("heatOpacity")
+    rebind(widget, model="model-of-yesterday", somethingOld="1")
     assert desktop.widget("modelSelector").currentIndex == 0
     assert desktop.widget("opacitySlider").value == pytest.approx(0.6)
-    widget.panel.unbind()
-    node.SetParameter("method", "METHOD_OF_YESTERDAY")
-    widget.logic._parameters = None
-    widget.panel.bind(widget.logic.getParameterNode())
+    rebind(widget, method="METHOD_OF_YESTERDAY")
     assert desktop.widget("methodSelector").currentIndex == 0
 
 
+def test_scene_that_names_the_baseline_ruler_opens_with_it(desktop: Any, widget: Any) -> None:
+    rebind(widget, method="RULER", threshold="0.4")
+    assert desktop.widget("methodSelector").currentText == "z-score"
+    assert widget.panel.parameters.method.word() == "z-score"
+    assert desktop.widget("thresholdSlider").value == pytest.approx(0.4)
+
+
+def test_methods_are_those_of_the_core(desktop: Any) -> None:
+    selector = desktop.widget("methodSelector")
+    assert [selector.itemText(i) for i in range(1, selector.count)] == list(method_names())
+
+
+def test_models_are_those_of_the_core(desktop: Any) -> None:
+    selector = desktop.widget("modelSelector")
+    assert [selector.itemData(i) for i in range(1, selector.count)] == [model.id for model in list_models()]
+
+
 def test_every_section_and_the_surface_can_be_looked_at(desktop: Any, widget: Any) -> None:
-    volume = ball(desktop)
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", volume)
-    detect(desktop)
+    examine_ball(desktop)
     desktop.click("show3DButton")
     desktop.views.three_d.reset()
     surface = desktop.views.three_d.pixels()
@@ -459,6 +445,136 @@ def test_every_section_and_the_surface_can_be_looked_at(desktop: Any, widget: An
     assert widget.logic._client is None
     for name in ("outputsCollapsibleButton", "advancedCollapsibleButton"):
         desktop.widget(name).collapsed = True
+
+
+REVIEW_BUTTONS = ("resetThresholdButton", "editButton", "copyButton", "exportButton", "reportButton")
+
+
+def enabled(desktop: Any) -> set[str]:
+    return {name for name in REVIEW_BUTTONS if desktop.widget(name).isEnabled()}
+
+
+def test_review_buttons_need_a_result(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    volume = choose_ball(desktop)
+    widget.logic.close()
+    widget.logic.client.program = "/nowhere/PythonSlicer"
+    assert detect(desktop) is None
+    assert enabled(desktop) == set()
+    widget.logic.close()
+    assert detect(desktop) is not None
+    assert enabled(desktop) == set(REVIEW_BUTTONS)
+    slicer.mrmlScene.RemoveNode(volume)
+    assert enabled(desktop) == set(REVIEW_BUTTONS) - {"reportButton"}
+
+
+def test_the_status_is_that_of_what_is_shown(desktop: Any, widget: Any) -> None:
+    one, _ = examine_ball(desktop)
+    assert status(desktop).startswith("1 finding.")
+    set_threshold(desktop, 1.0)
+    assert status(desktop).startswith("0 findings.")
+    choose_ball(desktop, "Never examined")
+    assert status(desktop) == ""
+    desktop.choose("inputSelector", one)
+    assert status(desktop).startswith("0 findings.")
+    desktop.clear()
+    assert status(desktop) == ""
+
+
+def test_a_problem_with_one_scan_is_not_said_of_another(desktop: Any, widget: Any) -> None:
+    choose_ball(desktop, "One")
+    widget.logic.close()
+    widget.logic.client.program = "/nowhere/PythonSlicer"
+    detect(desktop)
+    assert "unexpectedly" in status(desktop)
+    choose_ball(desktop, "Two")
+    assert status(desktop) == ""
+    widget.logic.close()
+
+
+def test_nothing_is_written_while_the_scene_is_busy(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    one, result = examine_ball(desktop, "One")
+    two = ball(desktop, "Two")
+    parameters = widget.panel.parameters
+    colours, table = result.colours.GetMTime(), result.table.GetMTime()
+    slicer.mrmlScene.StartState(slicer.mrmlScene.BatchProcessState)
+    parameters.threshold = 0.9
+    parameters.inputVolume = two
+    widget.panel._follow()
+    desktop.process()
+    assert parameters.scoreVolume is result.score
+    assert (result.colours.GetMTime(), result.table.GetMTime()) == (colours, table)
+    slicer.mrmlScene.EndState(slicer.mrmlScene.BatchProcessState)
+    desktop.process()
+    assert parameters.scoreVolume is None
+    desktop.choose("inputSelector", one)
+    assert widget.panel.result == result
+
+
+def test_a_result_waits_until_the_scene_is_free(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    choose_ball(desktop)
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: widget.logic.detection._steps is not None)
+    slicer.mrmlScene.StartState(slicer.mrmlScene.BatchProcessState)
+    known, end = nodes(), time.monotonic() + 0.5
+    desktop.wait_until(lambda: time.monotonic() > end)
+    assert nodes() == known
+    assert widget.logic.running
+    slicer.mrmlScene.EndState(slicer.mrmlScene.BatchProcessState)
+    desktop.wait_until(lambda: not widget.logic.running)
+    assert widget.panel.result is not None
+
+
+def test_a_scene_opened_over_another_keeps_its_own_result(desktop: Any, widget: Any, tmp_path: Path) -> None:
+    """The mask mode differs, whose change once erased what the scene that is read refers to."""
+    import slicer
+    from DISYRELib.options import MaskMode
+
+    examine_ball(desktop)
+    rows = desktop.widget("findingsTable").rowCount
+    widget.panel.parameters.maskMode = MaskMode.STRIPPED
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    desktop.clear()
+    assert widget.panel.parameters.maskMode is MaskMode.AUTOMATIC
+    ball(desktop, "Another")
+    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), False)
+    desktop.process()
+    assert widget.panel.result is not None
+    assert widget.panel.result.input.GetName() == "Ball"
+    assert desktop.widget("findingsTable").rowCount == rows
+
+
+def test_closing_during_a_run_ends_it(desktop: Any, widget: Any) -> None:
+    import qt
+
+    from DISYRECore.errors import DisyreError
+
+    volume, before = ball(desktop), nodes()
+    qt.QTimer.singleShot(300, widget.logic.close)
+    with pytest.raises(DisyreError, match="Cancelled"):
+        widget.logic.detect(volume, **BASELINE)
+    assert not widget.logic.running
+    assert not Path(widget.logic.detection.run.folder.name).exists()
+    assert not widget.logic.detection.run._observed
+    assert nodes() == before
+    assert widget.logic.detect(volume, **BASELINE).complete
+
+
+def test_closing_during_the_import_leaves_nothing_half_done(desktop: Any, widget: Any) -> None:
+    choose_ball(desktop)
+    before = nodes()
+    desktop.click("detectButton")
+    desktop.wait_until(lambda: widget.logic.detection._steps is not None)
+    widget.logic.close()
+    desktop.process()
+    assert not widget.logic.running
+    assert nodes() == before
+    assert "Cancelled" in status(desktop)
 
 
 def test_key_h_hides_and_shows(desktop: Any, widget: Any) -> None:
@@ -499,16 +615,13 @@ def test_reload_leaves_no_observers_behind(desktop: Any, widget: Any) -> None:
     def observers() -> int:
         return slicer.mrmlScene.GetNumberOfObservers() if hasattr(slicer.mrmlScene, "GetNumberOfObservers") else 0
 
-    first = len(widget.Observations) if hasattr(widget, "Observations") else 3
+    first = len(widget.Observations) if hasattr(widget, "Observations") else 5
     before = observers()
     widget.onReload()
-    desktop.module = desktop.panel.self()
     assert desktop.module is not widget
     assert observers() == before
-    assert first == 3
-    pick_ruler(desktop)
-    desktop.choose("inputSelector", ball(desktop))
-    assert detect(desktop) is not None
+    assert first == 5
+    assert examine_ball(desktop)[1] is not None
 
 
 def test_drag_and_release_are_fast(desktop: Any, widget: Any) -> None:
@@ -551,15 +664,7 @@ def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int]) -> Any:
         np.save(paths["score"], score)
         np.save(paths["levels"], to_levels(score, brain))
         steps = scene.import_steps(volume, {"arrays": paths, "levels": 100, "threshold": 0.5}, None, None, False, [])
-        result = finish(steps)
+        result = whole(steps)
     widget.panel.parameters.scoreVolume = result.score
     scene.show_in_views(result)
     return result
-
-
-def finish(steps: Any) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
