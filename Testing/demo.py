@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from DISYRECore.apps.cli import main
+from DISYRECore.io.files import resources
 from DISYRECore.io.write import write_volume
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case
@@ -19,7 +20,7 @@ SEED = 3
 
 def make_scan(folder: Path, contrast: str = "FLAIR", kind: str = "mass") -> Path:
     """Writes `scan.nii.gz` and its `truth.nii.gz`; returns the path of the scan."""
-    bank = load_anatomies([ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"])
+    bank = load_anatomies([resources() / "Anatomy" / "folded_head.nii.gz"])
     case = synthesise_case(bank, 0, SEED, contrast=contrast, kind=kind)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(case.scan, folder / "scan.nii.gz")
