@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
+import pytest
 import torch
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from torch import Generator, Tensor
 
+from DISYRECore.corruption.blur import blur_volume
+from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.io.volume import Volume
-from DISYRECore.models.description import ModelDescription
+from DISYRECore.models.description import DetectionSettings, ModelDescription
 from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork
+from DISYRECore.models.small_lesion_network import SmallLesionNetwork, SmallLesionSettings
 from DISYRECore.models.store import save_model
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.tasks import anofpdm, synomaly
+from DISYRECore.training.tasks.base import noise
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_SENTENCE = r"^[^\n]+\.$"
 SHARED = ROOT.parent / "shared" / "data"
 """Data that the repository does not hold; tests that need them are skipped where they are absent."""
 
@@ -55,31 +66,66 @@ def head_labels(variant: int = 0) -> np.ndarray:
     return labels
 
 
+def smooth_field(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """Blurred uniform noise."""
+    return blur_volume(torch.rand(shape, generator=Generator().manual_seed(seed)), 1.5)
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> Tensor:
+    """The mask of a ball."""
+    axes = [torch.arange(n) - c for n, c in zip(shape, centre, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt() <= radius
+
+
+def small_lesion_network(stages: int = 2, seed: int = 0) -> SmallLesionNetwork:
+    """A tiny small-lesion detector with random weights."""
+    torch.manual_seed(seed)
+    network = SmallLesionNetwork(SmallLesionSettings(widths=(8, 4), stages=stages)).eval()
+    for stage in network.stages:
+        torch.nn.init.normal_(stage.last.weight)  # type: ignore[union-attr]
+    return network
+
+
+def light_noise_training(patch: pytest.MonkeyPatch) -> None:
+    """Training of the diffusion methods with few shapes, and few steps and slices for validation."""
+    patch.setattr(noise, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
+    patch.setattr(anofpdm, "WALK_STEPS", 6)
+    patch.setattr(synomaly, "NOISE_STEPS", (100, 200))
+    patch.setattr(synomaly, "KERNELS", (3, 7))
+    for task in (anofpdm, synomaly):
+        patch.setattr(task, "VALIDATION_SLICES", 24)
+
+
+def with_settings(config: TrainingConfig[Any], **changes: object) -> TrainingConfig[Any]:
+    """A config whose task has other settings."""
+    return replace(config, settings=replace(config.settings, **changes))
+
+
+def tiny_description(name: str, **changes: Any) -> ModelDescription:
+    """Of a restoration model with the network `TINY`."""
+    usual = {"title": "For tests", "version": "1", "method": "disyre-v2", "network": TINY.to_dict()}
+    return ModelDescription(**{"id": name, **usual, "spacing_mm": 4.0, "contrasts": ("T1",), **changes})
+
+
 def save_tiny(
     folder: Path,
     method: str = "disyre-v2",
     score: str = "region",
     normalise: str = "robust",
-    own: dict[str, dict[str, float]] | None = None,
+    by_contrast: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     torch.manual_seed(0)
     network = RestorationNetwork(TINY)
     for weights in network.parameters():
         torch.nn.init.normal_(weights, std=0.1)
-    description = ModelDescription(
-        id=folder.name,
-        title="",
-        version="1",
-        method=method,
+    detection = DetectionSettings(
         settings={"score": score} if method == "dae" else {"severities": [0.5], "score": score},
-        network=TINY,
-        spacing_mm=4.0,
-        contrasts=("T1",),
+        by_contrast=by_contrast or {},
+        normalise=dict.fromkeys(("T1", "T2", "FLAIR"), normalise),
         score_scale={"T1": 1.0},
         thresholds={"T1": 0.5},
-        normalise=dict.fromkeys(("T1", "T2", "FLAIR"), normalise),
-        contrast_settings=own or {},
     )
+    description = tiny_description(folder.name, method=method, detection=detection)
     save_model(folder, description, network.state_dict())
 
 

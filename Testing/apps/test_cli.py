@@ -114,11 +114,38 @@ def _turned(volume: Volume, codes: tuple[str, str, str]) -> Volume:
 
 
 def test_method_threshold_and_contrast_are_obeyed(scan, tmp_path):
-    arguments = ["--method", "ruler", "--threshold", "0.9", "--contrast", "T2"]
+    arguments = ["--method", "z-score", "--threshold", "0.9", "--contrast", "T2"]
     assert main(["detect", str(scan), "-o", str(tmp_path), *arguments]) == 0
     record = json.loads((tmp_path / "run.json").read_text())
-    assert (record["method"], record["threshold"], record["scan"]["contrast"]) == ("ruler", 0.9, "T2")
+    assert (record["method"], record["threshold"], record["scan"]["contrast"]) == ("z-score", 0.9, "T2")
     assert record["model"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--method", "ruler"], "z-score"),
+        (["--method", "z-score", "--profile", "brain-mri"], "--modality"),
+        (["--method", "z-score", "--site", "here"], "--site-calibration"),
+    ],
+    ids=["ruler", "--profile", "--site"],
+)
+def test_options_of_the_version_before_still_work_and_name_the_new_ones(old, new, scan, tmp_path, capsys):
+    works = "--site" not in old
+    assert main(["detect", str(scan), "-o", str(tmp_path), *old]) == (0 if works else 2)
+    said = capsys.readouterr().err.splitlines()
+    assert f"{new} now." in said[0]
+    if works:
+        record = json.loads((tmp_path / "run.json").read_text())
+        assert (record["method"], record["modality"]) == ("z-score", "brain-mri")
+    else:
+        assert "no site calibrations" in said[-1]
+
+
+def test_the_command_of_the_version_before_still_works_and_names_the_new_one(scan, tmp_path, capsys):
+    assert main(["strip", str(scan), "-o", str(tmp_path / "mask.nii.gz")]) == 0
+    assert "skull-strip now." in capsys.readouterr().err
+    assert (tmp_path / "mask.nii.gz").is_file()
 
 
 def test_a_given_mask_is_used(case, scan, tmp_path):
@@ -149,7 +176,7 @@ def test_a_folder_of_scans_goes_on_after_a_bad_one(scan, tmp_path, capsys):
     (folder / "a.nii.gz").write_bytes(scan.read_bytes())
     (folder / "b.nii.gz").write_bytes(scan.read_bytes()[:2000])
     (folder / "c.nii.gz").write_bytes(scan.read_bytes())
-    assert main(["detect", str(folder), "-o", str(tmp_path / "out"), "--method", "ruler"]) == 2
+    assert main(["detect", str(folder), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 2
     with (tmp_path / "out" / "summary.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["ok", "failed", "ok"]
     assert {path.name for path in (tmp_path / "out" / "c").iterdir()} == FILES
@@ -221,7 +248,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path, capsys):
 
 def test_the_command_runs_as_a_process_of_its_own(scan, tmp_path):
     """Progress goes to stderr, the path of the report to stdout, and the exit code is right."""
-    command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(tmp_path), "--method", "ruler"]
+    command = [sys.executable, "-m", "DISYRECore", "detect", str(scan), "-o", str(tmp_path), "--method", "z-score"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
@@ -239,12 +266,12 @@ def test_models_lists_the_bundled_one(capsys):
 def test_synthesize_and_evaluate(tmp_path, capsys):
     data = tmp_path / "data"
     maps = ["--labelmaps", str(ANATOMY.parent), "--maps", ANATOMY.name]
-    assert main(["synthesize", "-o", str(data), *maps, "--count", "4", "--contrasts", "FLAIR", "--seed", "1"]) == 0
-    assert main(["evaluate", str(data), "--report", str(tmp_path / "report"), "--methods", "ruler"]) == 0
-    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["ruler"]
-    assert figures["cases"] == 4
+    assert main(["synthesize", "-o", str(data), *maps, "--count", "2", "--contrasts", "FLAIR", "--seed", "1"]) == 0
+    assert main(["evaluate", str(data), "--report", str(tmp_path / "report"), "--methods", "z-score"]) == 0
+    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["z-score"]
+    assert figures["cases"] == 2
     assert 0 < figures["prevalence"] < figures["ap"] <= 1
-    assert "| FLAIR | ruler | 4 |" in capsys.readouterr().out
+    assert "| FLAIR | z-score | 2 |" in capsys.readouterr().out
 
 
 def test_heads_have_skin_and_the_same_brain_mask():

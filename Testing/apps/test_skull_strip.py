@@ -1,4 +1,4 @@
-"""Brain extraction on its own, with the bundled model: heads of any kind, what is no head, and the command."""
+"""The skull strip on its own, with the bundled model: heads of any kind, what is no head, and the command."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def leg() -> np.ndarray:
 )
 def test_what_is_no_head_is_refused_in_one_sentence(voxels: np.ndarray, tmp_path: Path, capsys) -> None:
     write_volume(Volume(voxels.astype(np.float32), np.diag([2, 2, 2, 1.0])), tmp_path / "scan.nii.gz")
-    assert main(["strip", str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "mask.nii.gz")]) == 2
+    assert main(["skull-strip", str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "mask.nii.gz")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "Traceback" not in said
@@ -113,7 +113,7 @@ def test_the_command_writes_a_mask_on_the_grid_of_the_scan(
     head: SyntheticCase, scan: Path, tmp_path: Path, capsys
 ) -> None:
     outputs = tmp_path / "mask.nii.gz", tmp_path / "brain.nrrd"
-    assert main(["strip", str(scan), "-o", str(outputs[0]), "--brain", str(outputs[1])]) == 0
+    assert main(["skull-strip", str(scan), "-o", str(outputs[0]), "--brain", str(outputs[1])]) == 0
     mask, brain = (read_volume(path) for path in outputs)
     native = read_volume(scan)
     assert mask.shape == brain.shape == native.shape
@@ -126,7 +126,7 @@ def test_the_command_writes_a_mask_on_the_grid_of_the_scan(
 def test_the_border_can_be_chosen(scan: Path, tmp_path: Path) -> None:
     sizes = []
     for rim in ("0", "2", "4"):
-        assert main(["strip", str(scan), "-o", str(tmp_path / "mask.nii.gz"), "--rim", rim]) == 0
+        assert main(["skull-strip", str(scan), "-o", str(tmp_path / "mask.nii.gz"), "--rim", rim]) == 0
         sizes.append((read_volume(tmp_path / "mask.nii.gz").voxels > 0).sum() * 0.008)
     assert 80 < sizes[1] - sizes[0] < 200
     assert 80 < sizes[2] - sizes[1] < 200
@@ -135,7 +135,7 @@ def test_the_border_can_be_chosen(scan: Path, tmp_path: Path) -> None:
 def test_a_stripped_brain_stays_as_it_is(head: SyntheticCase, tmp_path: Path, capsys) -> None:
     brain = head.brain_mask.voxels > 0
     write_volume(Volume(np.where(brain, head.scan.voxels + 1, 0), head.scan.affine), tmp_path / "brain.nii.gz")
-    assert main(["strip", str(tmp_path / "brain.nii.gz"), "-o", str(tmp_path / "mask.nii.gz")]) == 0
+    assert main(["skull-strip", str(tmp_path / "brain.nii.gz"), "-o", str(tmp_path / "mask.nii.gz")]) == 0
     assert capsys.readouterr().out.startswith("stripped: ")
     assert ((read_volume(tmp_path / "mask.nii.gz").voxels > 0) == ndimage.binary_fill_holes(brain)).all()
 
@@ -143,7 +143,7 @@ def test_a_stripped_brain_stays_as_it_is(head: SyntheticCase, tmp_path: Path, ca
 @pytest.mark.parametrize("name", ["mask.txt", "file/mask.nii.gz"])
 def test_an_impossible_output_is_refused_before_computing(name: str, tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["strip", str(tmp_path / "no scan.nii.gz"), "-o", str(tmp_path / name)]) == 2
+    assert main(["skull-strip", str(tmp_path / "no scan.nii.gz"), "-o", str(tmp_path / name)]) == 2
     assert "no scan" not in capsys.readouterr().err
 
 

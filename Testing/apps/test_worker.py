@@ -1,4 +1,4 @@
-"""The worker as a process: its events, its files, and that it stops when it is told to or left alone."""
+"""The worker as a process: its events, its files, and that it stops when it is asked to or left alone."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def worker() -> Iterator[Process]:
 
 
 def test_writes_what_the_command_line_writes(worker: Process, scan: Path, tmp_path: Path) -> None:
-    result = worker.ask(command="detect", input=str(scan), output=str(tmp_path / "w"), method="ruler", device="cpu")
-    assert main(["detect", str(scan), "-o", str(tmp_path / "c"), "--method", "ruler", "--device", "cpu"]) == 0
+    result = worker.ask(command="detect", input=str(scan), output=str(tmp_path / "w"), method="z-score", device="cpu")
+    assert main(["detect", str(scan), "-o", str(tmp_path / "c"), "--method", "z-score", "--device", "cpu"]) == 0
     assert result["event"] == "result", result
     assert sorted(p.name for p in (tmp_path / "w").iterdir()) == sorted(p.name for p in (tmp_path / "c").iterdir())
     for name in ("score", "anomalies", "restored", "brain_mask"):
@@ -136,7 +136,7 @@ def test_tells_stages_in_order_and_progress_that_rises(worker: Process, scan: Pa
 
 def test_arrays_are_the_images_with_the_axes_reversed(worker: Process, scan: Path, tmp_path: Path) -> None:
     result = worker.ask(
-        command="detect", input=str(scan), output=str(tmp_path), method="ruler", device="cpu", arrays=True
+        command="detect", input=str(scan), output=str(tmp_path), method="z-score", device="cpu", arrays=True
     )
     score = np.load(result["arrays"]["score"])
     np.testing.assert_array_equal(score, read_volume(tmp_path / "score.nii.gz").voxels.T)
@@ -159,7 +159,7 @@ def test_levels_are_the_score_rounded_up() -> None:
     [
         ({"input": "/nowhere/scan.nii.gz"}, "bad_input", "no file"),
         ({"model": "nonsense"}, "unknown_model", "brain-restoration"),
-        ({"method": "nonsense"}, "bad_input", "ruler"),
+        ({"method": "nonsense"}, "bad_input", "z-score"),
         ({"output": "/proc/nowhere"}, "output", "written"),
     ],
 )
@@ -193,7 +193,13 @@ def test_nonsense_does_not_end_it(worker: Process) -> None:
 
 def test_report_lists_what_is_kept(worker: Process, scan: Path, tmp_path: Path) -> None:
     arrays = worker.ask(
-        command="detect", input=str(scan), output=str(tmp_path), method="ruler", device="cpu", files=False, arrays=True
+        command="detect",
+        input=str(scan),
+        output=str(tmp_path),
+        method="z-score",
+        device="cpu",
+        files=False,
+        arrays=True,
     )["arrays"]
     request = {"score": arrays["score"], "brain": arrays["levels"], "threshold": 0.3, "smallest_ml": 0.1}
     texts = []

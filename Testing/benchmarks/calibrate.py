@@ -52,10 +52,11 @@ def main() -> None:
     parser.add_argument("--normalise", nargs="+", metavar="CONTRAST=NAME", help=how)
     options = parser.parse_args()
     description = read_description(options.model)
-    how = dict(one.split("=", 1) for one in options.normalise) if options.normalise else description.normalise
+    how = dict(one.split("=", 1) for one in options.normalise) if options.normalise else description.detection.normalise
     detector = Detector(str(options.model), device="cpu")
     assert detector.model
-    detector.model = replace(detector.model, description=replace(detector.model.description, normalise=how))
+    detection = replace(description.detection, normalise=how)
+    detector.model = replace(detector.model, description=replace(description, detection=detection))
     brains = {"T1": real(options.t1, detector.spacing_mm)}
     for contrast in ("T2", "FLAIR"):
         brains[contrast] = synthetic(options.labelmaps, contrast, detector.spacing_mm)

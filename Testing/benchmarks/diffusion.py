@@ -6,7 +6,7 @@
 VALIDATION and TEST are folders as `disyre synthesize` writes them, of different anatomies. The baselines have what
 AnoFPDM never sees: noise level, guidance and threshold are those of the best mixed Dice on the validation slices,
 searched with their pixel labels, and those slices have lesions of the family of the test slices. They use the network
-of AnoFPDM; the ruler is tuned in the same way. Both methods run with what their training chose.
+of AnoFPDM; the z-score is tuned in the same way. Both methods run with what their training chose.
 
 Slices are axial, of the model grid, in the frame of training. All masks go without regions of fewer than 41 of
 128 x 128 pixels. Figures are those of `protocols.anofpdm`: in the setup *mixed*, all slices, where predicting nothing
@@ -39,10 +39,9 @@ from DISYRECore.evaluation.metrics import average_precision
 from DISYRECore.evaluation.protocols import ANOFPDM_SMOOTHING, PROTOCOLS
 from DISYRECore.evaluation.streaming import cache_prediction
 from DISYRECore.io.volume import Volume, resample
-from DISYRECore.methods import evaluations, synomaly
-from DISYRECore.methods import z_score as ruler
 from DISYRECore.methods.anofpdm import (
     FORWARD_STEPS,
+    SPEC,
     Walk,
     dynamic,
     forward,
@@ -54,7 +53,8 @@ from DISYRECore.methods.anofpdm import (
 from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
 from DISYRECore.methods.base import Restore
 from DISYRECore.methods.base.slicewise import THRESHOLD
-from DISYRECore.methods.synomaly import anomalous
+from DISYRECore.methods.synomaly import anomalous, synomaly
+from DISYRECore.methods.z_score import z_score
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import Model, load_model
 from DISYRECore.preprocessing.prepare import prepare
@@ -67,7 +67,7 @@ LEVELS, GUIDANCES, STRIDE, MEDIAN = (100, 200, 300, 450), (0.0, 1.0, 1.5, 2.0, 3
 THRESHOLDS = np.round(np.arange(0.01, 0.70, 0.01), 2).tolist()
 """Of squared changes on images in [-1, 1], as published."""
 
-RULER_THRESHOLDS = np.round(np.arange(0.02, 1.0, 0.02), 2).tolist()
+Z_SCORE_THRESHOLDS = np.round(np.arange(0.02, 1.0, 0.02), 2).tolist()
 BATCH, EVERY_COSINE = 32, 2.0
 CHOSEN = {
     "anofpdm": {"guidance", "cosine_threshold", "largest_divergence"},
@@ -86,14 +86,14 @@ class Slices:
     Attributes:
         x: (N, Y, X) in [0, 1].
         mask, truth: (N, Y, X) bool.
-        ruler: (N, Y, X), the ruler's score, made of each whole scan.
+        z_score: (N, Y, X), score of the z-score baseline, made of each whole scan.
         contrast: (N,) index into `CONTRASTS`.
     """
 
     x: Tensor
     mask: Tensor
     truth: Tensor
-    ruler: Tensor
+    z_score: Tensor
     contrast: Tensor
 
     @property
@@ -120,8 +120,8 @@ def read_slices(case: Case, model: Model, count: int) -> Slices:
     lesion = torch.from_numpy(np.ascontiguousarray(on_grid.voxels.T)) > 0.5
     seen = mask.flatten(1).any(1).nonzero()[:, 0]
     chosen = seen[((np.arange(count) + 0.5) * len(seen) / count).astype(int)] if count < len(seen) else seen
-    parts = (v[chosen].float() for v in (x, mask, lesion & mask, ruler(None, x, mask).score))
-    image, inside, sick, score = (fit(v, model.description.settings["shape"]) for v in parts)
+    parts = (v[chosen].float() for v in (x, mask, lesion & mask, z_score(None, x, mask).score))
+    image, inside, sick, score = (fit(v, model.description.detection.settings["shape"]) for v in parts)
     contrast = torch.full((len(image),), CONTRASTS.index(brain.contrast))
     return Slices(image, inside > 0, sick > 0, score, contrast)
 
@@ -176,7 +176,7 @@ def _protocol(score: Tensor, slices: Slices) -> dict[str, float]:
         return PROTOCOLS["anofpdm"]([stored])
 
 
-def pooled_ap(score: Tensor, slices: Slices) -> float:
+def overall_ap(score: Tensor, slices: Slices) -> float:
     """Average precision over the brain pixels of all slices."""
     return average_precision(score[slices.mask].numpy(), slices.truth[slices.mask].numpy())
 
@@ -293,9 +293,9 @@ class Counted:
     def __init__(self, predict: Restore) -> None:
         self.predict, self.sizes = predict, list[int]()
 
-    def __call__(self, x: Tensor, *told: int) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, x: Tensor, *conditioning: int) -> tuple[Tensor, Tensor | None]:
         self.sizes.append(len(x))
-        return self.predict(x, *told)
+        return self.predict(x, *conditioning)
 
 
 def network_of(model: Model) -> Counted:
@@ -305,19 +305,19 @@ def network_of(model: Model) -> Counted:
 
 def walk_of(predict: Restore, slices: Slices, model: Model, steps: int) -> Walk:
     """The forward path with the model's guidance."""
-    settings = model.description.settings
+    settings = model.description.detection.settings
     steps_of_path, kind = path(steps, length_of(model)), settings.get("map", "mean")
     return walk_all(predict, to_signed(slices.x), steps_of_path, (settings["guidance"],), kind)[0]
 
 
 def length_of(model: Model) -> int:
     """Steps of the model's whole forward path."""
-    return int(model.description.settings.get("length", FORWARD_STEPS))
+    return int(model.description.detection.settings.get("length", FORWARD_STEPS))
 
 
 def judge_walk(walk: Walk, slices: Slices, model: Model) -> Judged:
     """AnoFPDM's decision; in the unhealthy setup no slice is taken for healthy."""
-    settings, score = model.description.settings, median_in_plane(walk.map, MEDIAN)
+    settings, score = model.description.detection.settings, median_in_plane(walk.map, MEDIAN)
     levels = quantile_levels(walk.divergence, settings["largest_divergence"])
     mixed, unhealthy = (
         (dynamic(walk, score, levels, cosine) >= THRESHOLD) & slices.mask
@@ -331,15 +331,15 @@ def judge_synomaly(predict: Restore, slices: Slices, model: Model) -> Judged:
     score = torch.zeros_like(slices.x)
     for where, settings in settings_by_contrast(model, slices):
         score[where] = synomaly(predict, slices.x[where], slices.mask[where], **settings).score
-    found = without_specks(anomalous(score, model.description.settings["threshold"]))
+    found = without_specks(anomalous(score, model.description.detection.settings["threshold"]))
     return Judged(score, found, found)
 
 
 def settings_by_contrast(model: Model, slices: Slices) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Which slices are of each contrast, (N,) bool, and Synomaly's settings for them, its score the residual."""
     for index in slices.contrast.unique().tolist():
-        own = model.description.contrast_settings.get(CONTRASTS[index], {})
-        yield slices.contrast == index, {**model.description.settings, **own, "score": "residual"}
+        own = model.description.detection.by_contrast.get(CONTRASTS[index], {})
+        yield slices.contrast == index, {**model.description.detection.settings, **own, "score": "residual"}
 
 
 # --- tables
@@ -347,11 +347,14 @@ def settings_by_contrast(model: Model, slices: Slices) -> Iterator[tuple[Tensor,
 
 def setups(models: dict[str, Model], validation: Slices, test: Slices) -> str:
     """All methods in both setups."""
-    predict, steps = network_of(models["anofpdm"]), evaluations("anofpdm", models["anofpdm"].description.settings) // 2
-    tuned = search([((), validation.ruler)], validation, RULER_THRESHOLDS).threshold
+    predict, steps = (
+        network_of(models["anofpdm"]),
+        SPEC.evaluations(models["anofpdm"].description.detection.settings) // 2,
+    )
+    tuned = search([((), validation.z_score)], validation, Z_SCORE_THRESHOLDS).threshold
     rows = [empty(test)]
-    rows.append(at_threshold("ruler: its own threshold", test.ruler, test, THRESHOLD))
-    rows.append(at_threshold("ruler: threshold", test.ruler, test, tuned))
+    rows.append(at_threshold("z-score: its own threshold", test.z_score, test, THRESHOLD))
+    rows.append(at_threshold("z-score: threshold", test.z_score, test, tuned))
     for name in BASELINES:
         _say(f"baseline {name}")
         rows.append(baseline(name, predict, validation, test, length_of(models["anofpdm"])))
@@ -377,7 +380,7 @@ def strides(model: Model, slices: Slices) -> str:
         judged, calls = judge_walk(walk, slices, model), sum(predict.sizes) / len(slices.x)
         end = float((walk.step == length - 1).float().mean())
         label = f"{steps}, faithful" if steps == length else str(steps)
-        rows.append([label, f"{pooled_ap(judged.score, slices):.3f}", f"{mixed_dice(judged.mixed, slices.truth):.3f}"])
+        rows.append([label, f"{overall_ap(judged.score, slices):.3f}", f"{mixed_dice(judged.mixed, slices.truth):.3f}"])
         rows[-1] += [f"{calls:.0f}", f"1/{REFERENCE_EVALUATIONS / calls:.0f}", f"{seconds:.2f}", f"{end:.2f}"]
     head = ["steps", "AP", "mixed Dice", "evaluations per slice", "of the reference's 2,399", "seconds per slice"]
     return f"On {len(slices.x)} slices:\n\n{table([*head, 'share with t_e at the end'], rows)}"
@@ -385,7 +388,7 @@ def strides(model: Model, slices: Slices) -> str:
 
 def stages(model: Model, slices: Slices) -> str:
     """How many stages Synomaly needs, on slices without and with a lesion."""
-    rows, two = [], 1 + model.description.settings.get("draws", 1)
+    rows, two = [], 1 + model.description.detection.settings.get("samples", 1)
     for kind, chosen in (("healthy", ~slices.sick), ("with a lesion", slices.sick)):
         count = int(chosen.sum())
         if count:
@@ -437,7 +440,7 @@ def trained(model: str, method: str, device: torch.device) -> Model:
     loaded = load_model(model, device)
     if loaded.description.method != method:
         raise DisyreError(f"The model {model} is of {loaded.description.method}; give one of {method}.")
-    if not CHOSEN[method] <= loaded.description.settings.keys():
+    if not CHOSEN[method] <= loaded.description.detection.settings.keys():
         raise DisyreError(f"The model {model} has not been validated; train it with label maps for validation.")
     return loaded
 

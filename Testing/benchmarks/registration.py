@@ -1,4 +1,4 @@
-"""Brain extraction without learning, for comparison: an affine alignment of the average head by mutual information."""
+"""Skull strip without learning, for comparison: an affine alignment of the average head by mutual information."""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ def healthy(options: argparse.Namespace) -> str:
     for path in find_scans(options.healthy):
         brain = prepare(read_volume(path), detector.spacing_mm, contrast=contrast)
         made, _ = detector.restoration(brain)
-        scale, threshold = detector.shown(contrast)
+        scale, threshold = detector.display(contrast)
         shares.append(float((made.score.numpy()[brain.mask.T] > scale * threshold).mean()))
-    rate = detector.model.description.false_positive_rate if detector.model else float("nan")
+    rate = detector.model.description.detection.false_positive_rate if detector.model else float("nan")
     spread = ", ".join(f"{share:.5f}" for share in np.percentile(shares, [0, 10, 50, 90, 100]))
     return (
         f"healthy voxels above the threshold, {contrast}: {np.mean(shares):.5f} over {len(shares)} scans "
@@ -87,10 +87,10 @@ def healthy(options: argparse.Namespace) -> str:
 
 
 def patients(options: argparse.Namespace) -> str:
-    """The default method and the ruler on real patients, on the grids of the scans. Never tune on these."""
+    """The default method and the z-score baseline on real patients, on the grids of the scans. Never tune on these."""
     if options.patients is None:
         return "patients: no folder was given"
-    detectors, lines = [Detector(options.model, device="cpu"), Detector(method="ruler", device="cpu")], []
+    detectors, lines = [Detector(options.model, device="cpu"), Detector(method="z-score", device="cpu")], []
     for case in _patients(options.patients):
         lines += [f"{case.name}, {detector.method}: {_on_patient(detector, case)}" for detector in detectors]
     return "\n".join(lines)
@@ -108,7 +108,7 @@ def _on_patient(detector: Detector, case: Case) -> str:
     scan, truth, mask = case.load()
     brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
     score = brain.to_native(detector.restoration(brain)[0].score).voxels[brain.native_mask]
-    lesion, (scale, threshold) = truth[brain.native_mask], detector.shown(case.contrast)
+    lesion, (scale, threshold) = truth[brain.native_mask], detector.display(case.contrast)
     return (
         f"AP {average_precision(score, lesion):.3f}, oracle Dice {best_dice(score, lesion)[0]:.3f}, "
         f"Dice at default threshold {dice(score > scale * threshold, lesion):.3f}, prevalence {lesion.mean():.4f}"
@@ -160,8 +160,8 @@ def _disyre(*arguments: str) -> tuple[float, float]:
     """Seconds and peak memory in GB of a command, in a process of its own."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "DISYRECore", *arguments]
-    told = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True, text=True)
-    return time.perf_counter() - start, int(told.stdout) / 2**20
+    said = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True, text=True)
+    return time.perf_counter() - start, int(said.stdout) / 2**20
 
 
 def windows(length: int, window: int, stride: int) -> list[int]:

@@ -107,7 +107,7 @@ def test_encoding_and_decoding_with_one_network_returns_to_the_image() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_bound_is_nearly_nought_for_an_oracle_and_grows_with_its_error(schedule: str) -> None:
+def test_the_bound_is_nearly_0_for_an_oracle_and_grows_with_its_error(schedule: str) -> None:
     x, noise, steps = random(4, 8, 6).clamp(-1, 1), random(4, 8, 6, seed=1), torch.tensor([30, 100, 400, 700])
     x_t = add_noise(x, noise, steps, schedule)
     bounds = [variational_bound(x, x_t, noise + error, steps, schedule) for error in (0.0, 0.05, 0.1)]
@@ -165,7 +165,7 @@ def test_the_bound_has_a_finite_gradient_at_every_step(schedule: str) -> None:
     assert predicted.grad.isfinite().all()
 
 
-def test_guidance_of_nought_is_conditional_and_of_minus_one_unconditional() -> None:
+def test_guidance_of_0_is_conditional_and_of_minus_one_unconditional() -> None:
     one, other = random(2, 3, 3), random(2, 3, 3, seed=1)
     assert torch.equal(guided(one, other, 0), one)
     assert torch.allclose(guided(one, other, -1), other)

@@ -41,7 +41,7 @@ def draw(settings: NoiseSettings, count: int = RESAMPLES, size: int = SIZE, seed
 def test_statistics_are_those_of_the_published_generator(
     sigma: float, threshold: float, area: float, regions: float, largest: float, inside: float
 ) -> None:
-    """Area, regions, size of the largest and mean of the noise in them; 400 draws of another implementation."""
+    """Area, regions, size of the largest and mean of the noise in them; 400 samples of another implementation."""
     noise, mask = draw(NoiseSettings(sigmas=(sigma,), threshold=threshold))
     plain = torch.randn(noise.shape, generator=Generator().manual_seed(0))
     counts = [ndimage.label(one)[1] for one in mask.numpy()]
@@ -131,7 +131,7 @@ def test_regions_of_their_own_field_do_not_favour_bright_noise() -> None:
     assert abs(float(noise[mask].mean())) < 0.02
 
 
-def test_the_shift_spans_what_it_is_told() -> None:
+def test_the_shift_spans_what_is_asked_for() -> None:
     noise, mask = draw(NoiseSettings(own_field=True, offset=2.0, span=6.0), count=200)
     shifts = torch.stack([n[m].mean() for n, m in zip(noise, mask, strict=True) if m.sum() > 300])
     assert 1.8 < float(shifts.min()) < 2.6

@@ -5,19 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import TINY
 from torch import Tensor, nn
 
-from DISYRECore.detection.runner import VolumeRestorer, slabs, small_anomalies
-from DISYRECore.methods import METHODS
+from DISYRECore.detection.runner import VolumeRestorer, on_cpu_without_memory, slabs
+from DISYRECore.methods import find_method
 from DISYRECore.models.device import has_bfloat16
 from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork, zero_output
-from DISYRECore.models.small_lesion_network import Neighbourhoods, SmallLesionNetwork, SmallLesionSettings
 
-SETTINGS = NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True)
 LIMITED = "GPU memory ran out"
 
 
-def network(settings: NetworkSettings = SETTINGS) -> RestorationNetwork:
+def network(settings: NetworkSettings = TINY) -> RestorationNetwork:
     torch.manual_seed(0)
     made = RestorationNetwork(settings).eval()
     for parameter in made.parameters():
@@ -57,7 +56,9 @@ def test_in_single_precision_the_score_does_not_depend_on_the_batch_size(monkeyp
     x, net = volume(9, 18, 14), network()
     mask = x > 0.2
     for method in ("disyre", "disyre-v2"):
-        small, large = (METHODS[method](VolumeRestorer(net, batch), x, mask, score="fused") for batch in (2, 16))
+        small, large = (
+            find_method(method).run(VolumeRestorer(net, batch), x, mask, score="fused") for batch in (2, 16)
+        )
         assert torch.allclose(small.score, large.score, atol=1e-5)
         assert torch.allclose(small.restored, large.restored, atol=1e-5)
 
@@ -82,18 +83,18 @@ def test_a_network_without_region_gives_none() -> None:
 
 
 @pytest.mark.parametrize("method", ["disyre", "disyre-v2"])
-def test_an_identity_network_scores_nought_everywhere(method: str) -> None:
+def test_an_identity_network_scores_0_everywhere(method: str) -> None:
     net = network()
     zero_output(net)
     x = volume(5, 17, 15)
-    made = METHODS[method](VolumeRestorer(net, 2), x, torch.ones_like(x, dtype=torch.bool))
+    made = find_method(method).run(VolumeRestorer(net, 2), x, torch.ones_like(x, dtype=torch.bool))
     assert float(made.score.max()) <= 1e-6
     assert torch.equal(made.restored, x)
 
 
 def test_progress_grows_to_one_over_all_calls() -> None:
     seen: list[tuple[str, float]] = []
-    restorer = VolumeRestorer(network(), 4, calls=3, progress=lambda *told: seen.append(told))
+    restorer = VolumeRestorer(network(), 4, calls=3, progress=lambda *news: seen.append(news))
     for step in (90, 50, 10):
         restorer(volume(10, 8, 8), step)
     shares = [share for _, share in seen]
@@ -162,46 +163,25 @@ def test_a_gpu_too_small_for_one_slice_hands_over_to_the_cpu() -> None:
     assert "CPU" in restorer.warnings[-1]
 
 
-class SmallGpuSpots:
-    """Stands for a network for small anomalies on a GPU without room for it, where there is no GPU."""
+def test_a_further_network_runs_on_the_cpu_when_the_gpu_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(net: SmallGpu) -> Tensor:
+        return net(x, torch.zeros(len(x)))[0]
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def parameters(self) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(device=SimpleNamespace(type=self.place))
-
-    def to(self, place: str) -> None:
-        self.place = place
-
-
-def no_room_on_the_gpu(network: SmallGpuSpots, x: Tensor, mask: Tensor, contrast: str) -> Tensor:
-    if network.place == "cuda":
-        raise torch.OutOfMemoryError("no memory")
-    return x + 1
-
-
-def test_small_anomalies_are_looked_for_on_the_cpu_when_the_gpu_is_full(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("DISYRECore.detection.runner.spot_logit", no_room_on_the_gpu)
-    x, network = volume(4, 6, 6), SmallGpuSpots("cuda")
-    logit, warnings = small_anomalies(network, x, x > 0, "T1")  # type: ignore[arg-type]
-    assert torch.equal(logit, x + 1)
-    assert network.place == "cpu"
+    x, net = volume(4, 1, 6, 6), SmallGpu(room=0)
+    found, warnings = on_cpu_without_memory(net, run)
+    assert torch.equal(found, 0.5 * x[:, 0])
+    assert net.place == "cpu"
     assert "CPU" in warnings[0]
     assert warnings[0] in capsys.readouterr().err
-    assert small_anomalies(network, x, x > 0, "T1")[1] == []  # type: ignore[arg-type]
+    assert on_cpu_without_memory(net, run)[1] == []
 
 
-def test_small_anomalies_without_any_memory_end_in_a_memory_error() -> None:
-    class Full(SmallLesionNetwork):
-        def forward(self, around: Neighbourhoods, contrast: int, looks: int | None = None) -> Tensor:
-            raise torch.OutOfMemoryError("no memory")
+def test_a_further_network_without_any_memory_ends_in_a_memory_error() -> None:
+    def run(net: nn.Module) -> Tensor:
+        raise torch.OutOfMemoryError("no memory")
 
-    x = volume(12, 12, 12)
     with pytest.raises(MemoryError):
-        small_anomalies(Full(SmallLesionSettings()), x, x > 0, "T1")
+        on_cpu_without_memory(network(), run)
 
 
 def test_out_of_memory_on_the_cpu_is_not_retried_for_ever() -> None:
@@ -210,4 +190,4 @@ def test_out_of_memory_on_the_cpu_is_not_retried_for_ever() -> None:
             raise torch.OutOfMemoryError("no memory")
 
     with pytest.raises(MemoryError):
-        VolumeRestorer(Full(SETTINGS), 4)(volume(4, 6, 6), 0)
+        VolumeRestorer(Full(TINY), 4)(volume(4, 6, 6), 0)

@@ -18,11 +18,8 @@ from DISYRECore.evaluation.calibrate import QUANTILES, abnormal_scans, share_abo
 from DISYRECore.io.read import read_volume
 from DISYRECore.io.write import write_volume
 from DISYRECore.models.description import read_description
-from DISYRECore.models.restoration_unet import NetworkSettings
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.test_set import synthesise_case
-
-TINY = NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True)
 
 
 def quantiles(seed: int, scale: float = 1.0) -> np.ndarray:
@@ -97,14 +94,14 @@ def test_nothing_to_calibrate_on_is_refused() -> None:
 
 def test_calibrate_then_detect_at_the_site(healthy: Path, models: Path, tmp_path: Path, capsys) -> None:
     assert calibrate(healthy, "--rate", "0.02") == 0
-    told = capsys.readouterr().out
-    assert "Only 4 healthy scans were given" in told
-    profile = json.loads((models / "tiny" / "sites" / "here.json").read_text())
-    threshold = profile["thresholds"]["T1"]["threshold"]
-    assert f"{threshold:.4g}" in told
-    assert "person" not in json.dumps(profile)
+    said = capsys.readouterr().out
+    assert "Only 4 healthy scans were given" in said
+    calibration = json.loads((models / "tiny" / "sites" / "here.json").read_text())
+    threshold = calibration["thresholds"]["T1"]["threshold"]
+    assert f"{threshold:.4g}" in said
+    assert "person" not in json.dumps(calibration)
     scan = str(healthy / "person-0.nii.gz")
-    arguments = ["--model", "tiny", "--site", "here", "--contrast", "T1", "--device", "cpu"]
+    arguments = ["--model", "tiny", "--site-calibration", "here", "--contrast", "T1", "--device", "cpu"]
     assert main(["detect", scan, "-o", str(tmp_path / "out"), *arguments]) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["site"] == "here"
@@ -131,7 +128,7 @@ def test_a_threshold_that_marks_what_the_method_takes_for_healthy_is_said(
 
 def test_a_contrast_that_the_site_lacks_is_said(healthy: Path, models: Path, tmp_path: Path) -> None:
     assert calibrate(healthy) == 0
-    arguments = ["--model", "tiny", "--site", "here", "--contrast", "FLAIR", "--device", "cpu"]
+    arguments = ["--model", "tiny", "--site-calibration", "here", "--contrast", "FLAIR", "--device", "cpu"]
     assert main(["detect", str(healthy / "person-0.nii.gz"), "-o", str(tmp_path / "out"), *arguments]) == 0
     assert "no FLAIR scans" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -148,20 +145,20 @@ def test_masks_of_a_folder_are_used_and_a_bad_scan_is_left_out(healthy: Path, mo
     assert load_site("tiny", "here").thresholds["T1"].scans == 3
 
 
-def test_a_profile_of_another_model_is_refused(healthy: Path, models: Path, capsys) -> None:
+def test_a_calibration_of_another_model_is_refused(healthy: Path, models: Path, capsys) -> None:
     assert calibrate(healthy) == 0
     with pytest.raises(DisyreError, match="another model or method"):
         Detector("tiny", "disyre", "cpu", site="here")
     save_tiny(models / "tiny", normalise="none")
     with pytest.raises(DisyreError, match="another model or method"):
         Detector("tiny", device="cpu", site="here")
-    save_tiny(models / "tiny", own={"T1": {"zoom": 1.2}})
+    save_tiny(models / "tiny", by_contrast={"T1": {"zoom": 1.2}})
     with pytest.raises(DisyreError, match="another model or method"):
         Detector("tiny", device="cpu", site="here")
     with pytest.raises(DisyreError, match="known: here"):
         Detector("tiny", device="cpu", site="there")
-    with pytest.raises(DisyreError, match="leave --site out"):
-        Detector("tiny", "ruler", "cpu", site="here")
+    with pytest.raises(DisyreError, match="leave the site out"):
+        Detector("tiny", "z-score", "cpu", site="here")
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "x y", ".hidden"])
@@ -170,7 +167,7 @@ def test_bad_names_of_sites_are_refused_before_computing(name: str, healthy: Pat
     assert "no name for a site" in capsys.readouterr().err
 
 
-def test_a_read_only_model_folder_sends_the_profile_to_the_users_own(healthy: Path, tmp_path: Path, monkeypatch):
+def test_a_read_only_model_folder_sends_the_calibration_to_the_users_own(healthy: Path, tmp_path: Path, monkeypatch):
     save_tiny(tmp_path / "fixed" / "tiny")
     (tmp_path / "fixed" / "tiny" / "sites").write_text("a file where the folder should be")
     monkeypatch.setenv("DISYRE_MODELS", str(tmp_path / "mine"))
@@ -181,7 +178,7 @@ def test_a_read_only_model_folder_sends_the_profile_to_the_users_own(healthy: Pa
     assert Detector(model, device="cpu", site="here").site is not None
 
 
-def test_a_damaged_profile_is_one_sentence(models: Path) -> None:
+def test_a_damaged_calibration_is_one_sentence(models: Path) -> None:
     place = models / "tiny" / "sites"
     place.mkdir()
     for text in ("{", "[]", "{}", '{"thresholds": {"T1": 3}}'):
@@ -190,10 +187,10 @@ def test_a_damaged_profile_is_one_sentence(models: Path) -> None:
             load_site("tiny", "here")
 
 
-def test_a_residual_score_is_shown_at_a_quarter_of_its_scale(healthy: Path, models: Path) -> None:
+def test_a_residual_score_is_displayed_at_a_quarter_of_its_scale(healthy: Path, models: Path) -> None:
     save_tiny(models / "tiny", score="residual")
     assert calibrate(healthy) == 0
-    scale, threshold = Detector("tiny", device="cpu", site="here").shown("T1")
+    scale, threshold = Detector("tiny", device="cpu", site="here").display("T1")
     assert threshold == pytest.approx(0.25)
     assert scale == pytest.approx(4 * load_site("tiny", "here").thresholds["T1"].threshold)
 
@@ -201,7 +198,8 @@ def test_a_residual_score_is_shown_at_a_quarter_of_its_scale(healthy: Path, mode
 def test_settings_of_a_contrast_are_used_for_it_and_recorded(healthy: Path, models: Path) -> None:
     save_tiny(models / "tiny", score="fused")
     description = read_description(models / "tiny")
-    own = replace(description, contrast_settings={"FLAIR": {"brightness": 3.0}})
+    detection = replace(description.detection, by_contrast={"FLAIR": {"brightness": 3.0}})
+    own = replace(description, detection=detection)
     (models / "tiny" / "model.json").write_text(own.to_json())
     detector, scan = Detector("tiny", device="cpu"), next(healthy.glob("*.nii.gz"))
     t1, flair = (detector.detect(scan, contrast=contrast) for contrast in ("T1", "FLAIR"))
@@ -216,9 +214,9 @@ def test_settings_of_a_contrast_are_used_for_it_and_recorded(healthy: Path, mode
 def test_the_denoising_model_and_the_others_are_not_mixed_up(models: Path) -> None:
     save_tiny(models / "noise", method="dae", score="residual")
     assert Detector("noise", device="cpu").method == "dae"
-    with pytest.raises(DisyreError, match="so use the method dae"):
+    with pytest.raises(DisyreError, match="was trained for dae, not for the method disyre-v2"):
         Detector("noise", "disyre-v2", "cpu")
-    with pytest.raises(DisyreError, match="do not use the method dae"):
+    with pytest.raises(DisyreError, match="was trained for disyre-v2, not for the method dae"):
         Detector("tiny", "dae", "cpu")
 
 
@@ -229,7 +227,7 @@ def _real() -> Path | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(_real() is None, reason="needs the shared data and DISYRE_SLOW=1")
-def test_a_site_profile_holds_on_further_scans_of_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_calibration_holds_on_further_scans_of_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _real()
     assert folder
     scans = sorted((folder / "ds002748_t1_brain").glob("*.nii.gz"))
@@ -243,7 +241,7 @@ def test_a_site_profile_holds_on_further_scans_of_the_site(tmp_path: Path, monke
 
     assert main(["calibrate", str(tmp_path / "half-0"), "--site", "a", "--contrast", "T1"]) == 0
     detector = Detector(device="cpu", site="a")
-    scale, threshold = detector.shown("T1")
+    scale, threshold = detector.display("T1")
     brains = (prepare(read_volume(p), detector.spacing_mm, contrast="T1") for p in scans[1::2])
     rates = [share_above(score_quantiles(detector, brain)[None], scale * threshold)[0] for brain in brains]
     assert 0.0025 < np.mean(rates) < 0.01

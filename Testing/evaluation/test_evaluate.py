@@ -56,8 +56,8 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ruled(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scored, dict]:
-    scored = score_cases(Detector(method="ruler"), read_dataset(dataset).cases, tmp_path_factory.mktemp("scores"))
+def baseline(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scored, dict]:
+    scored = score_cases(Detector(method="z-score"), read_dataset(dataset).cases, tmp_path_factory.mktemp("scores"))
     return scored, measure(scored)[0]
 
 
@@ -67,8 +67,8 @@ def components(mask: np.ndarray, smallest_mm3: float) -> list[np.ndarray]:
     return [one for one in found if 27 * one.sum() >= smallest_mm3]
 
 
-def test_voxel_figures_equal_brute_force(ruled: tuple[Scored, dict]) -> None:
-    scored, found = ruled
+def test_voxel_figures_equal_brute_force(baseline: tuple[Scored, dict]) -> None:
+    scored, found = baseline
     parts = [case.brain_voxels() for case in scored.cases]
     scores, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert found["ap"] == pytest.approx(reference.average_precision_score(labels, scores), abs=1e-9)
@@ -86,8 +86,8 @@ def test_voxel_figures_equal_brute_force(ruled: tuple[Scored, dict]) -> None:
     assert first["ap"] == pytest.approx(reference.average_precision_score(parts[0][1], parts[0][0]), abs=1e-9)
 
 
-def test_lesion_and_scan_figures_equal_counting(ruled: tuple[Scored, dict]) -> None:
-    scored, found = ruled
+def test_lesion_and_scan_figures_equal_counting(baseline: tuple[Scored, dict]) -> None:
+    scored, found = baseline
     detected = lesions = false = findings = 0
     for case in scored.cases:
         score, truth, _ = case.volumes()
@@ -109,8 +109,8 @@ def test_lesion_and_scan_figures_equal_counting(ruled: tuple[Scored, dict]) -> N
     np.testing.assert_array_equal(order, np.argsort([row["scan_score"] for row in found["per_case"]]))
 
 
-def test_intervals_hold_the_figures_and_steps_are_shown(ruled: tuple[Scored, dict]) -> None:
-    _, found = ruled
+def test_intervals_hold_the_figures_and_steps_are_shown(baseline: tuple[Scored, dict]) -> None:
+    _, found = baseline
     for name in ("ap", "mean_dice_at_default", "recall_at_1_fp"):
         low, high = found["intervals"][name]
         assert low <= found[name] <= high
@@ -123,32 +123,32 @@ def test_all_methods_side_by_side(dataset: Path, models: Path, tmp_path: Path) -
     table = evaluate(dataset, "tiny", ["disyre-v2"], tmp_path / "report", "cpu", "anofpdm")
     found = json.loads((tmp_path / "report" / "metrics.json").read_text())
     by_method = found["results"]["FLAIR"]
-    assert list(by_method) == ["disyre-v2", "dae@noise", "ruler"]
+    assert list(by_method) == ["disyre-v2", "dae@noise", "z-score"]
     assert by_method["disyre-v2"]["model"] == "tiny"
     assert len(by_method["dae@noise"]["model_sha256"]) == 64
     assert len({one["prevalence"] for one in by_method.values()}) <= 2
-    assert "mixed_dice" in by_method["ruler"]["protocol"]
+    assert "mixed_dice" in by_method["z-score"]["protocol"]
     pairs = {(row["first"], row["second"]) for row in found["comparisons"]["FLAIR"]}
-    assert pairs == {("disyre-v2", "dae@noise"), ("disyre-v2", "ruler"), ("dae@noise", "ruler")}
+    assert pairs == {("disyre-v2", "dae@noise"), ("disyre-v2", "z-score"), ("dae@noise", "z-score")}
     assert all(0 < row["p"] <= 1 for row in found["comparisons"]["FLAIR"] if row["p"] is not None)
     assert table == (tmp_path / "report" / "table.md").read_text()
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"metrics.json", "table.md", "report.html"}
 
 
 def test_the_report_needs_nothing_else_and_shows_the_cases(dataset: Path, tmp_path: Path) -> None:
-    evaluate(dataset, methods=["ruler"], report=tmp_path, device="cpu")
+    evaluate(dataset, methods=["z-score"], report=tmp_path, device="cpu")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r"https?://", html)
     assert "<script" not in html
     assert "Not a medical device" in html
     pictures = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", html)]
     captions = re.findall(r"<figcaption>([^<]+)", html)
-    assert [caption.split(":")[0] for caption in captions] == ["Best", "Median", "Worst", "ruler"]
+    assert [caption.split(":")[0] for caption in captions] == ["Best", "Median", "Worst", "z-score"]
     for caption, data in zip(captions, pictures, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         assert min(pixels.shape[:2]) > 100
         outlined = (pixels == (0, 229, 255)).all(-1).sum()
-        assert (outlined > 50) == (not caption.startswith("ruler"))
+        assert (outlined > 50) == (not caption.startswith("z-score"))
     assert html.count("<polyline") == 2
     assert "None" not in html
     assert "nan" not in re.sub(r"base64,[^\"]+", "", html).lower().replace("naval", "")
@@ -205,7 +205,7 @@ def rewrite(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) ->
 
 
 def warnings_of(dataset: Path, report: Path) -> list[str]:
-    evaluate(dataset, methods=["ruler"], report=report, device="cpu")
+    evaluate(dataset, methods=["z-score"], report=report, device="cpu")
     return json.loads((report / "metrics.json").read_text())["warnings"]
 
 
@@ -220,12 +220,12 @@ def test_what_is_wrong_with_masks_is_said_and_the_rest_stands(dataset: Path, tmp
     rewrite(truths[2], labels)
     rewrite(truths[4], read_volume(truths[4]).voxels, first.affine @ _shift(900))
     (places[3] / "scan.nii.gz").unlink()
-    told = " ".join(warnings_of(folder, tmp_path / "report"))
-    assert f"nearest neighbour, since a mask lies on another grid: {places[0].name}" in told
-    assert f"Left out: {places[4].name}" in told
-    assert f"{places[3].name}" in told
-    assert f"{places[2].name}: the labels 1, 4 of the lesion mask are taken together" in told
-    assert told in " ".join((tmp_path / "report" / "report.html").read_text().split("\n")).replace(
+    said = " ".join(warnings_of(folder, tmp_path / "report"))
+    assert f"nearest neighbour, since a mask lies on another grid: {places[0].name}" in said
+    assert f"Left out: {places[4].name}" in said
+    assert f"{places[3].name}" in said
+    assert f"{places[2].name}: the labels 1, 4 of the lesion mask are taken together" in said
+    assert said in " ".join((tmp_path / "report" / "report.html").read_text().split("\n")).replace(
         "</p> <p class=warning>", " "
     ).replace("&#x27;", "'")
 
@@ -249,7 +249,7 @@ def test_one_scan_gives_figures_without_intervals(dataset: Path, tmp_path: Path)
     index = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({"cases": index["cases"][:1]}))
     assert any("only one subject" in warning for warning in warnings_of(folder, tmp_path / "report"))
-    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["ruler"]
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["z-score"]
     assert found["ap"] > 0
     assert found["intervals"]["ap"] == [None, None]
 
@@ -270,7 +270,7 @@ def test_healthy_scans_alone_give_a_rate_and_no_curves(dataset: Path, tmp_path: 
     chosen = [case for case in index["cases"] if case["kind"] == "none"]
     (folder / "dataset.json").write_text(json.dumps({"cases": chosen}))
     assert any("No case has a lesion" in warning for warning in warnings_of(folder, tmp_path / "report"))
-    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["ruler"]
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["FLAIR"]["z-score"]
     assert found["ap"] is None
     assert 0 <= found["healthy_rate"] < 0.1
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -278,11 +278,11 @@ def test_healthy_scans_alone_give_a_rate_and_no_curves(dataset: Path, tmp_path: 
     assert "2 scans laid over the average head" in html
 
 
-def test_a_figure_of_nought_is_compared_too(tmp_path: Path) -> None:
-    draws = {name: {key: np.array([0.0, 0.1]) for key in evaluation.COMPARED} for name in "ab"}
+def test_a_figure_of_0_is_compared_too(tmp_path: Path) -> None:
+    samples = {name: {key: np.array([0.0, 0.1]) for key in evaluation.COMPARED} for name in "ab"}
     results = {name: {"per_case": [], **dict.fromkeys(evaluation.COMPARED, 0.0)} for name in "ab"}
     results["b"]["ap"] = 0.25
-    assert evaluation.compare(draws, results)[0]["difference"] == -0.25
+    assert evaluation.compare(samples, results)[0]["difference"] == -0.25
 
 
 def test_unknown_protocols_are_named(dataset: Path, tmp_path: Path) -> None:
@@ -295,13 +295,13 @@ def test_contestants_take_their_model_from_the_name_or_the_default() -> None:
     assert [(one.label, one.method, one.model) for one in found] == [
         ("disyre", "disyre", "m"),
         ("dae@x", "dae", "x"),
-        ("ruler", "ruler", "m"),
+        ("z-score", "z-score", "m"),
     ]
 
 
 def test_better_methods_win_the_paired_test(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    draws, results = {}, {}
+    samples, results = {}, {}
     for name, gain in (("good", 1.5), ("poor", 0.3)):
         folder = tmp_path / name
         folder.mkdir()
@@ -313,8 +313,8 @@ def test_better_methods_win_the_paired_test(tmp_path: Path) -> None:
             scored.variants[USED].add(score, truth)
             own = (f"{number}", f"{number // 2}", np.eye(4), score, truth, truth | True, 1.0)
             scored.cases.append(cache_prediction(folder / f"{number}.npz", *own))
-        results[name], draws[name] = measure(scored)
-    rows = {row["figure"]: row for row in evaluation.compare(draws, results)}
+        results[name], samples[name] = measure(scored)
+    rows = {row["figure"]: row for row in evaluation.compare(samples, results)}
     assert results["good"]["subjects"] == 4
     assert rows["ap"]["p"] < 0.01
     assert rows["ap"]["interval"][0] > 0

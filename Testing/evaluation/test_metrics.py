@@ -178,7 +178,7 @@ def test_bootstrap_interval_of_a_mean_has_the_width_of_theory() -> None:
 
 
 @pytest.mark.parametrize("n", [300, 30000])
-def test_pooled_bootstrap_equals_sorting_every_draw(n: int) -> None:
+def test_bootstrap_over_all_voxels_equals_sorting_every_sample(n: int) -> None:
     scores, labels = map(np.array, zip(*(volume_pair(seed, n) for seed in range(6)), strict=True))
     scores += np.random.default_rng(n).random((6, n)) * np.linspace(0.5, 2, 6)[:, None]
 
@@ -190,7 +190,7 @@ def test_pooled_bootstrap_equals_sorting_every_draw(n: int) -> None:
     assert fast == pytest.approx(slow, abs=0.002 if n > 1000 else 1e-12)
 
 
-def test_pooled_bootstrap_without_anomalies_is_undefined() -> None:
+def test_bootstrap_over_all_voxels_without_anomalies_is_undefined() -> None:
     assert np.isnan(metrics.pooled_ap_bootstrap([np.ones(3)] * 3, [np.zeros(3)] * 3)).all()
 
 

@@ -29,7 +29,7 @@ def cases(tmp_path: Path) -> list[CachedPrediction]:
     return [scored(tmp_path, seed, sick=seed != 2) for seed in range(4)]
 
 
-def pooled(cases: list[CachedPrediction]) -> tuple[np.ndarray, np.ndarray]:
+def all_voxels(cases: list[CachedPrediction]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.concatenate(part) for part in zip(*(case.brain_voxels() for case in cases), strict=True))
 
 
@@ -77,7 +77,7 @@ def test_anofpdm_is_the_mean_over_slices(cases: list[CachedPrediction]) -> None:
 
 def test_anofpdm_pools_the_slices_of_a_batch(tmp_path: Path) -> None:
     one = [scored(tmp_path, 0)]
-    scores, labels = pooled(one)
+    scores, labels = all_voxels(one)
     expected = reference.average_precision_score(labels, scores)
     assert PROTOCOLS["anofpdm"](one)["mixed_ap"] == pytest.approx(expected, abs=1e-9)
 

@@ -14,9 +14,9 @@ from DISYRECore.corruption.blur import blur_slices
 from DISYRECore.corruption.diffusion import HEALTHY, NULL, add_noise, coefficients, estimate, retained, to_signed
 from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation.metrics import auroc, average_precision
-from DISYRECore.methods import evaluations
 from DISYRECore.methods.anofpdm import (
     FORWARD_STEPS,
+    SPEC,
     anofpdm,
     forward,
     observe,
@@ -28,7 +28,7 @@ from DISYRECore.methods.anofpdm import (
 from DISYRECore.methods.base.slicewise import THRESHOLD
 from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
 from DISYRECore.training.tasks.anofpdm import walk_all
-from DISYRECore.training.tasks.noise import predictor
+from DISYRECore.training.tasks.base.noise import predictor
 
 SHAPE = (3, 64, 60)
 HUMP = 300
@@ -103,7 +103,7 @@ def test_a_shorter_path_ends_where_it_is_told_to() -> None:
     for settings, expected in (({"steps": 5}, 5), ({"faithful": True}, 60)):
         network = Constant(0.0, 0.1)
         anofpdm(network, torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), length=60, **settings)
-        assert len(network.calls) == 2 * expected == evaluations("anofpdm", {"length": 60, **settings})
+        assert len(network.calls) == 2 * expected == SPEC.evaluations({"length": 60, **settings})
         assert network.calls[-1] == (59, NULL)
 
 

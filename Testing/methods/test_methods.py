@@ -1,25 +1,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from DISYRECore import methods
 from DISYRECore.corruption.severity import severity_of, step_of
 from DISYRECore.errors import DisyreError
-from DISYRECore.methods import DIFFUSION, METHODS, NEEDS_NO_MODEL, disyre, evaluations
-from DISYRECore.methods import z_score as ruler
+from DISYRECore.methods import find_method, method_names
 from DISYRECore.methods.base import Restore
 from DISYRECore.methods.base.score import bright_evidence
 from DISYRECore.methods.dae import coarse_noise
+from DISYRECore.methods.disyre import disyre
 from DISYRECore.methods.disyre_v2 import disyre_v2
+from DISYRECore.methods.z_score import z_score
 from DISYRECore.synthesis.intensity import expand
 
 SHAPE = (5, 12, 10)
-RESTORING = {name: method for name, method in METHODS.items() if name not in DIFFUSION}
-LEARNED = [name for name in RESTORING if name not in NEEDS_NO_MODEL]
+RESTORING = [name for name in method_names() if find_method(name).family in (None, "restoration", "denoising")]
+LEARNED = [name for name in RESTORING if find_method(name).family is not None]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -62,9 +65,45 @@ def corrupted() -> Corrupted:
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_a_network_that_changes_nothing_finds_nothing(method: str, corrupted: Corrupted) -> None:
-    made = METHODS[method](identity, corrupted.x, corrupted.mask)
+    made = find_method(method).run(identity, corrupted.x, corrupted.mask)
     assert not made.score.any()
     assert torch.equal(made.restored, corrupted.x)
+
+
+# The registry
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_each_method_is_one_module_of_its_name(name: str) -> None:
+    spec = find_method(name)
+    assert spec.name == name
+    assert spec.title
+    assert spec.run.__name__ == name.replace("-", "_")
+
+
+def test_settings_of_a_method_are_those_of_its_function() -> None:
+    assert find_method("z-score").settings == {}
+    assert find_method("disyre").settings == {"steps": 4, "score": "residual", "direction": "monotone"}
+    for name in LEARNED:
+        assert find_method(name).settings["score"] == "residual"
+
+
+def test_a_new_module_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["from dataclasses import replace", "from DISYRECore.methods.z_score import SPEC as BASELINE"]
+    (tmp_path / "my_own.py").write_text("\n".join([*lines, 'SPEC = replace(BASELINE, name="my-own")\n']))
+    before = method_names()
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert set(method_names()) == {*before, "my-own"}
+    assert find_method("my-own").run is z_score
+
+
+def test_an_unknown_method_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(DisyreError, match=r"^[^\n]+\.$") as refusal:
+        find_method("nonsense")
+    assert all(name in str(refusal.value) for name in ("nonsense", *method_names()))
+
+
+# Restoring methods
 
 
 def test_one_step_score_with_the_oracle_is_the_corruption_itself(corrupted: Corrupted) -> None:
@@ -126,7 +165,7 @@ def test_nothing_is_found_outside_the_brain(method: str) -> None:
     def wild(x: Tensor, step: int) -> tuple[Tensor, None]:
         return 3 * random(*SHAPE, seed=step) - 1, None
 
-    made = METHODS[method](wild, x, mask)
+    made = find_method(method).run(wild, x, mask)
     assert not made.score[~mask].any()
     assert not made.restored[~mask].any()
     assert made.score[mask].any()
@@ -142,7 +181,7 @@ def test_scores_combine_residual_and_region(method: str, corrupted: Corrupted) -
         return corrupted.healthy, logit
 
     scores = {
-        score: METHODS[method](restore, corrupted.x, corrupted.mask, score=score).score
+        score: find_method(method).run(restore, corrupted.x, corrupted.mask, score=score).score
         for score in ("residual", "region", "fused")
     }
     assert torch.allclose(scores["region"], torch.sigmoid(logit) * corrupted.mask)
@@ -154,7 +193,7 @@ def test_scores_combine_residual_and_region(method: str, corrupted: Corrupted) -
 @pytest.mark.parametrize("score", ["region", "fused", "nonsense"])
 def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupted: Corrupted) -> None:
     with pytest.raises(DisyreError, match="residual"):
-        METHODS[method](corrupted.oracle, corrupted.x, corrupted.mask, score=score)
+        find_method(method).run(corrupted.oracle, corrupted.x, corrupted.mask, score=score)
 
 
 @pytest.mark.parametrize(
@@ -165,15 +204,15 @@ def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupte
         ("disyre", {}),
         ("disyre", {"steps": 7}),
         ("dae", {}),
-        ("ruler", {}),
+        ("z-score", {}),
     ],
 )
 def test_the_number_of_evaluations_is_known_beforehand(
     method: str, settings: dict[str, Any], corrupted: Corrupted
 ) -> None:
     watched = Recorder(corrupted.oracle)
-    METHODS[method](watched, corrupted.x, corrupted.mask, **settings)
-    assert len(watched.steps) == evaluations(method, settings)
+    find_method(method).run(watched, corrupted.x, corrupted.mask, **settings)
+    assert len(watched.steps) == find_method(method).evaluations(settings)
 
 
 def linear_scan() -> tuple[Tensor, Tensor]:
@@ -183,9 +222,9 @@ def linear_scan() -> tuple[Tensor, Tensor]:
     return x, torch.ones(SHAPE, dtype=torch.bool)
 
 
-def test_ruler_is_its_equation() -> None:
+def test_z_score_is_its_equation() -> None:
     x, mask = linear_scan()
-    made = ruler(None, x, mask)
+    made = z_score(None, x, mask)
     median = x.median()
     z = (x - median) / (1.4826 * (x - median).abs().median())
     assert torch.allclose(made.score, (z / 12).clamp(0, 1), atol=1e-6)
@@ -193,32 +232,32 @@ def test_ruler_is_its_equation() -> None:
     assert torch.equal(made.restored, x)
 
 
-def test_ruler_measures_brightness_in_spreads_of_the_brain_alone() -> None:
+def test_z_score_measures_brightness_in_spreads_of_the_brain_alone() -> None:
     x, mask = linear_scan()
     mask[:, :4] = False
-    expected = ruler(None, x, mask).score
+    expected = z_score(None, x, mask).score
     junk = torch.where(mask, x, torch.full_like(x, 0.9))
-    assert torch.equal(ruler(None, junk, mask).score, expected)
-    assert torch.allclose(ruler(None, 0.5 * x + 0.1, mask).score, expected, atol=1e-5)
+    assert torch.equal(z_score(None, junk, mask).score, expected)
+    assert torch.allclose(z_score(None, 0.5 * x + 0.1, mask).score, expected, atol=1e-5)
 
 
-def test_ruler_sees_bright_lesions_uncompressed() -> None:
+def test_z_score_sees_bright_lesions_uncompressed() -> None:
     x, mask = linear_scan()
     x[0, 0, 0], x[0, 0, 1] = 0.7, 0.8
-    brain, score = expand(x), ruler(None, x, mask).score
+    brain, score = expand(x), z_score(None, x, mask).score
     gain = (score[2, 5, 5] - score[1, 1, 1].clamp(min=0)) / (brain[2, 5, 5] - brain.median())
     assert float(score[0, 0, 0]) == pytest.approx(min(1.0, float(gain * (brain[0, 0, 0] - brain.median()))), rel=0.2)
 
 
-def test_ruler_survives_a_constant_brain() -> None:
+def test_z_score_survives_a_constant_brain() -> None:
     flat = torch.full(SHAPE, 0.4)
-    assert not ruler(None, flat, torch.ones(SHAPE, dtype=torch.bool)).score.any()
+    assert not z_score(None, flat, torch.ones(SHAPE, dtype=torch.bool)).score.any()
 
 
 def test_all_methods_share_one_signature(corrupted: Corrupted) -> None:
     restore: Restore = corrupted.oracle
-    for method in RESTORING.values():
-        made = method(restore, corrupted.x, corrupted.mask)
+    for method in RESTORING:
+        made = find_method(method).run(restore, corrupted.x, corrupted.mask)
         assert made.score.shape == made.restored.shape == SHAPE
 
 
@@ -315,9 +354,9 @@ def test_weights_of_signs_that_mean_nothing_are_refused(weights: dict[str, float
         disyre_v2(lambda v, _: (v, None), x, mask, **weights)
 
 
-def test_dae_is_the_distance_to_one_restoration_told_step_0(corrupted: Corrupted) -> None:
+def test_dae_is_the_distance_to_one_restoration_at_step_0(corrupted: Corrupted) -> None:
     watched = Recorder(corrupted.oracle)
-    made = METHODS["dae"](watched, corrupted.x, corrupted.mask)
+    made = find_method("dae").run(watched, corrupted.x, corrupted.mask)
     restored, _ = corrupted.oracle(corrupted.x, 0)
     assert watched.steps == [0]
     assert torch.equal(made.score, (corrupted.x - restored).abs() * corrupted.mask)

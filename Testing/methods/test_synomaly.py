@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor
 
-from DISYRECore.corruption.blur import blur
+from DISYRECore.corruption.blur import blur_slices
 from DISYRECore.corruption.diffusion import add_noise, coefficients, estimate, to_signed
 from DISYRECore.corruption.synomaly_noise import NoiseSettings, synomaly_noise
 from DISYRECore.errors import DisyreError
@@ -45,7 +45,7 @@ class Network:
 
 
 def knowing(clean: Tensor) -> Network:
-    """Knows the healthy slices; told apart by how many are left."""
+    """Knows the healthy slices by how many are left."""
     return Network(lambda x_t, call: clean[: len(x_t)])
 
 
@@ -80,25 +80,29 @@ def test_no_change_at_all_stops_after_two_stages() -> None:
     assert float(made.score.max()) < 1e-4
 
 
-def test_several_draws_average_what_the_noise_does_to_the_estimate() -> None:
+def test_several_samples_average_what_the_noise_does_to_the_estimate() -> None:
     clean, sick, _ = lesion()
     generator = Generator().manual_seed(2)
 
     def unsure(x_t: Tensor, call: int) -> Tensor:
         return clean[: len(x_t)] + 0.05 * torch.randn(x_t.shape, generator=generator)
 
-    one, four = (synomaly(Network(unsure), sick, MASK, stages=2, draws=draws).restored - clean for draws in (1, 4))
+    one, four = (
+        synomaly(Network(unsure), sick, MASK, stages=2, samples=samples).restored - clean for samples in (1, 4)
+    )
     assert float(four.std()) == pytest.approx(float(one.std()) / 2, rel=0.05)
 
 
-def test_two_draws_cancel_what_is_odd_in_the_noise() -> None:
+def test_two_samples_cancel_what_is_odd_in_the_noise() -> None:
     _, sick, _ = lesion()
 
     def removes_half(x_t: Tensor, step: int) -> tuple[Tensor, None]:
         a, s = coefficients("cosine", step)
         return (x_t - a * to_signed(sick)) / s / 2, None
 
-    one, two = (synomaly(removes_half, sick, MASK, step=30, stages=2, threshold=9.0, draws=n).restored for n in (1, 2))
+    one, two = (
+        synomaly(removes_half, sick, MASK, step=30, stages=2, threshold=9.0, samples=n).restored for n in (1, 2)
+    )
     assert torch.allclose(two, sick, atol=1e-5)
     assert not torch.allclose(one, sick, atol=1e-2)
 
@@ -209,7 +213,7 @@ def test_padding_to_the_frame_of_training_is_taken_off_again() -> None:
     assert made.score.shape == made.restored.shape == SHAPE
 
 
-NONSENSE = {"step": 1000, "kernel": 4, "stages": 0, "draws": 0, "bright": -1.0, "fusion": "x", "score": "region"}
+NONSENSE = {"step": 1000, "kernel": 4, "stages": 0, "samples": 0, "bright": -1.0, "fusion": "x", "score": "region"}
 
 
 @pytest.mark.parametrize("bad", [{name: value} for name, value in NONSENSE.items()], ids=NONSENSE)
@@ -230,7 +234,7 @@ def discs(count: int, generator: Generator) -> Tensor:
     centre = 14 + 4 * torch.rand((2, count, 1, 1), generator=generator)
     radius = 9 + 4 * torch.rand((2, count, 1, 1), generator=generator)
     distance = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2
-    texture = blur(torch.randn((count, SIDE, SIDE), generator=generator), 2.5)
+    texture = blur_slices(torch.randn((count, SIDE, SIDE), generator=generator), 2.5)
     inside = distance < 1
     return -1 + 0.9 * inside + 0.4 * (distance < 0.25) + 0.1 / texture.std() * texture * inside
 

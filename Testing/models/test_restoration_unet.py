@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+from support import TINY
 from torch import Tensor, nn
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.device import count_parameters, has_bfloat16, mixed_precision, pick_device
 from DISYRECore.models.restoration_unet import SIZES, NetworkSettings, RestorationNetwork, network_settings, zero_output
-
-TINY = NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True)
 
 
 class Echo(nn.Module):
@@ -73,7 +72,7 @@ def test_padding_folding_and_cropping_keep_every_pixel_in_place(size: tuple[int,
 
 
 @pytest.mark.parametrize("size", [(6, 5), (33, 17)])
-def test_a_residual_network_that_puts_out_nought_is_the_identity(size: tuple[int, int]) -> None:
+def test_a_residual_network_that_puts_out_0_is_the_identity(size: tuple[int, int]) -> None:
     network = awake(TINY)
     slices = torch.rand(2, 3, *size)
     assert not torch.allclose(network(slices, torch.tensor([3, 80]))[0], slices[:, 1])

@@ -8,41 +8,44 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import ONE_SENTENCE, TINY, tiny_description
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.models import store as models
+from DISYRECore.models import description as descriptions
 from DISYRECore.models import weights as stored
 from DISYRECore.models.description import (
     DESCRIPTION,
     WEIGHTS,
-    ModelDescription,
+    DetectionSettings,
+    EnsembleMember,
     find_model,
     list_models,
     read_description,
 )
-from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork
+from DISYRECore.models.restoration_unet import RestorationNetwork
 from DISYRECore.models.store import load_model, save_model
 
-ONE_SENTENCE = r"^[^\n]+\.$"
-DESCRIPTION_OF_TINY = ModelDescription(
-    id="tiny",
+DESCRIPTION_OF_TINY = tiny_description(
+    "tiny",
     title="Small enough for tests",
     version="1.2",
-    method="disyre-v2",
-    settings={"severities": [0.25, 0.75], "score": "fused"},
-    network=NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True),
     spacing_mm=1.5,
     contrasts=("T1", "FLAIR"),
-    score_scale={"T1": 0.31, "FLAIR": 0.42},
-    thresholds={"T1": 0.5, "FLAIR": 0.6},
-    false_positive_rate=0.005,
+    detection=DetectionSettings(
+        settings={"severities": [0.25, 0.75], "score": "fused"},
+        by_contrast={"FLAIR": {"zoom": 1.2}},
+        members=(EnsembleMember("small", ("T1",), 2.5),),
+        score_scale={"T1": 0.31, "FLAIR": 0.42},
+        thresholds={"T1": 0.5, "FLAIR": 0.6},
+        false_positive_rate=0.005,
+    ),
     training={"data": "ellipsoids", "seed": 3},
 )
 
 
 def awake() -> RestorationNetwork:
     torch.manual_seed(0)
-    network = RestorationNetwork(DESCRIPTION_OF_TINY.network)
+    network = RestorationNetwork(TINY)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network.eval()
@@ -94,7 +97,7 @@ def test_models_are_found_by_id_and_by_path_and_the_users_come_first(
     bundled = tmp_path_factory.mktemp("bundled")
     shutil.copytree(folder, bundled / "tiny")
     rewrite(bundled / "tiny", title="Another of the same name")
-    monkeypatch.setattr(models, "model_folders", lambda: [folder.parent, bundled])
+    monkeypatch.setattr(descriptions, "model_folders", lambda: [folder.parent, bundled])
     assert [d.title for d in list_models()] == [DESCRIPTION_OF_TINY.title]
 
 
@@ -116,15 +119,20 @@ def test_a_damaged_description_is_refused_in_one_sentence(folder: Path, text: st
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network": {"size": "huge"}},
-        {"network": {"channels": [8], "wings": 2}},
+        {"network": {"kind": "restoration", "size": "huge"}},
+        {"network": {"kind": "dreams"}},
+        {"network": {"kind": "restoration", "channels": [8], "wings": 2}},
         {"network": 3},
         {"surprise": 1},
         {"contrasts": 1},
-        {"normalise": "robust"},
-        {"thresholds": [0.5]},
-        {"contrast_settings": []},
-        {"contrast_settings": {"FLAIR": 1.0}},
+        {"detection": {"normalise": "robust"}},
+        {"detection": {"thresholds": [0.5]}},
+        {"detection": {"by_contrast": []}},
+        {"detection": {"by_contrast": {"FLAIR": 1.0}}},
+        {"detection": {"members": [{"model": "small"}]}},
+        {"detection": {"surprise": 1}},
+        {"detection": None},
+        {"format": 99},
     ],
 )
 def test_a_description_with_wrong_fields_is_refused_in_one_sentence(folder: Path, changes: dict[str, object]) -> None:
@@ -148,7 +156,7 @@ def test_truncated_weights_are_refused_in_one_sentence(folder: Path, kept: int) 
 
 
 def test_missing_or_foreign_weights_are_refused_in_one_sentence(folder: Path) -> None:
-    rewrite(folder, network={**DESCRIPTION_OF_TINY.network.to_dict(), "channels": [8, 24]})
+    rewrite(folder, network={**DESCRIPTION_OF_TINY.network, "channels": [8, 24]})
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
         load_model("tiny")
     (folder / WEIGHTS).unlink()

@@ -63,6 +63,6 @@ def test_a_kernel_without_its_scale_is_refused(weights: dict[str, torch.Tensor],
 def test_other_bits_are_refused(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="8 or 16"):
         write_weights(tmp_path / "w", weights, bits=4)
-    (tmp_path / "config.yaml").write_text("name: x\nweight_bits: 4\n")
+    (tmp_path / "config.yaml").write_text("name: x\ntask: restoration\nweight_bits: 4\n")
     with pytest.raises(DisyreError, match="8 or 16"):
         read_config(tmp_path / "config.yaml")

@@ -157,7 +157,7 @@ def test_noise_and_small_blobs_are_not_stripped():
     assert not is_stripped(Volume(blob, np.diag([2, 2, 2, 1.0])))
 
 
-# --- extraction
+# --- skull strip
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from PIL import Image
+from support import ONE_SENTENCE, light_noise_training, with_settings
 
 from DISYRECore.apps.cli import main
-from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.corruption.synomaly_noise import NoiseSettings
 from DISYRECore.detection.detector import Detector
 from DISYRECore.errors import DisyreError
@@ -25,8 +25,8 @@ from DISYRECore.io.read import read_volume
 from DISYRECore.io.volume import Volume
 from DISYRECore.io.write import write_volume
 from DISYRECore.models.diffusion_unet import DiffusionSettings
-from DISYRECore.preprocessing.modalities import find_modality
-from DISYRECore.preprocessing.modalities.base import LIVER_CT, ULTRASOUND
+from DISYRECore.preprocessing import modalities
+from DISYRECore.preprocessing.modalities import find_modality, modality_names
 from DISYRECore.preprocessing.modalities.liver_ct import prepare_liver
 from DISYRECore.preprocessing.modalities.ultrasound import (
     BURNED_IN,
@@ -37,18 +37,17 @@ from DISYRECore.preprocessing.modalities.ultrasound import (
     read_frame_mask,
     read_frames,
 )
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.slices import read_pool
-from DISYRECore.training.tasks import noise as diffusion
-from DISYRECore.training.tasks.anofpdm import AnoFPDMTask
-from DISYRECore.training.tasks.noise import labels
-from DISYRECore.training.tasks.synomaly import SynomalyTask
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.slices import ScanFolder, SlicePool
+from DISYRECore.training.tasks.anofpdm import AnoFPDMSettings, AnoFPDMTask
+from DISYRECore.training.tasks.base.noise import labels
+from DISYRECore.training.tasks.synomaly import SynomalySettings, SynomalyTask
 from DISYRECore.training.trainer import Trainer
 
-ONE_SENTENCE = r"^[^\n]+\.$"
 CPU = torch.device("cpu")
 AFFINE = np.array([[-1.5, 0, 0, 60], [0, -1.5, 0, 70], [0, 0, 5, -20], [0, 0, 0, 1.0]])
 CT_SHAPE = (80, 72, 6)
+LIVER_CT, ULTRASOUND = "liver-ct", "ultrasound"
 
 
 def disc(shape: tuple[int, ...], centre: tuple[float, float], radius: float) -> np.ndarray:
@@ -90,7 +89,7 @@ def save_picture(pixels: np.ndarray, path: Path, mode: str = "L") -> None:
 # Liver CT
 
 
-def test_the_liver_is_windowed_and_everything_else_is_nought() -> None:
+def test_the_liver_is_windowed_and_everything_else_is_0() -> None:
     scan, organ, _ = liver()
     made = prepare_liver(scan, 3.0, organ)
     image, mask = made.tensors()
@@ -228,7 +227,7 @@ def detect(*arguments: str | Path) -> int:
 def test_a_plaque_in_a_picture_is_found_reported_and_listed(tmp_path: Path) -> None:
     save_picture(frame(plaque=True), tmp_path / "vessel.png")
     save_picture(255 * disc((180, 120), (90, 60), 33).astype(np.uint8), tmp_path / "mask.png")
-    options = ["--method", "ruler", "--profile", ULTRASOUND, "--mask", tmp_path / "mask.png"]
+    options = ["--method", "z-score", "--modality", ULTRASOUND, "--mask", tmp_path / "mask.png"]
     assert detect(tmp_path / "vessel.png", "-o", tmp_path / "out", *options) == 0
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "anomalies.nii.gz")))[0].T > 0
     truth = disc((180, 120), (76, 72), 12) & disc((180, 120), (90, 60), 33)
@@ -236,7 +235,7 @@ def test_a_plaque_in_a_picture_is_found_reported_and_listed(tmp_path: Path) -> N
     with (tmp_path / "out" / "findings.csv").open() as file:
         assert {row["side"] for row in csv.DictReader(file)} == {""}
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (record["profile"], record["scan"]["contrast"]) == (ULTRASOUND, "US")
+    assert (record["modality"], record["scan"]["contrast"]) == (ULTRASOUND, "US")
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Not a medical device" in html
     assert "single frame" in html
@@ -253,7 +252,7 @@ def test_clips_of_a_folder_are_detected_one_by_one(tmp_path: Path) -> None:
         save_picture(frame(index), folder / "one" / f"{index}.png")
     image = sitk.GetImageFromArray(np.stack([frame(seed).T for seed in range(2)]))
     sitk.WriteImage(image, str(folder / "two.nrrd"))
-    assert detect(folder, "-o", tmp_path / "out", "--method", "ruler", "--profile", ULTRASOUND) == 0
+    assert detect(folder, "-o", tmp_path / "out", "--method", "z-score", "--modality", ULTRASOUND) == 0
     for name, frames in (("one", 3), ("two", 2)):
         assert sitk.ReadImage(str(tmp_path / "out" / name / "score.nii.gz")).GetSize() == (180, 120, frames)
 
@@ -266,34 +265,29 @@ def write_liver(folder: Path, seed: int, lesion_hu: float | None = None) -> None
             write_volume(volume, folder / part / f"{seed}.nii.gz")
 
 
-LIVER = TrainingSettings(
+NETWORK = DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2)
+NOISE = NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1,))
+OF_IMAGES = {"network": NETWORK, "source": "images", "labels": "lesions", "slice_shape": (32, 32)}
+LIVER = TrainingConfig(
     name="tiny-liver",
     task="synomaly",
-    source="images",
-    profile=LIVER_CT,
-    labels="lesions",
+    settings=SynomalySettings(**OF_IMAGES, noise=NOISE),
+    modality=LIVER_CT,
     train=("[0-3].nii.gz",),
     validation=("[45].nii.gz",),
-    diffusion=DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2),
-    noise=NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1,)),
     contrasts=("CT",),
     spacing_mm=3.0,
-    slice_shape=(32, 32),
     batch=4,
     steps=2,
     warmup=1,
     every=2,
 )
+LABELLED_LIVER = replace(LIVER, task="anofpdm", settings=AnoFPDMSettings(**OF_IMAGES))
 
 
 @pytest.fixture
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusion, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
-    monkeypatch.setattr(diffusion, "WALK_STEPS", 4)
-    monkeypatch.setattr(diffusion, "NOISE_STEPS", (100, 200))
-    monkeypatch.setattr(diffusion, "KERNELS", (3, 7))
-    for task in (AnoFPDMTask, SynomalyTask):
-        monkeypatch.setattr(task.validate, "__defaults__", (12,))
+    light_noise_training(monkeypatch)
 
 
 @pytest.fixture
@@ -304,11 +298,11 @@ def livers(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("_light")
-@pytest.mark.parametrize("task", ["synomaly", "anofpdm"])
+@pytest.mark.parametrize("config", [LIVER, LABELLED_LIVER], ids=lambda config: config.task)
 def test_a_liver_model_is_trained_on_scans_and_used_on_its_own_kind_only(
-    livers: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+    livers: Path, tmp_path: Path, config: TrainingConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Trainer(replace(LIVER, task=task), livers, tmp_path / "run", device="cpu").run()
+    Trainer(config, livers, tmp_path / "run", device="cpu").run()
     model, scan, mask = (
         str(p) for p in (tmp_path / "run" / "tiny-liver", livers / "images/1.nii.gz", livers / "masks")
     )
@@ -316,11 +310,11 @@ def test_a_liver_model_is_trained_on_scans_and_used_on_its_own_kind_only(
     score = read_volume(tmp_path / "out" / "score.nii.gz")
     assert score.shape == CT_SHAPE
     assert not score.voxels[~liver(1)[1]].any()
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["profile"] == LIVER_CT
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["modality"] == LIVER_CT
     capsys.readouterr()
     assert detect(scan, "-o", tmp_path / "none", "--model", model) == 2
     assert "mask of the liver" in capsys.readouterr().err
-    assert detect(scan, "-o", tmp_path / "none", "--model", model, "--profile", ULTRASOUND) == 2
+    assert detect(scan, "-o", tmp_path / "none", "--model", model, "--modality", ULTRASOUND) == 2
     assert "is for liver-ct, not ultrasound" in capsys.readouterr().err
     assert not list((tmp_path / "none").glob("*"))
 
@@ -330,24 +324,26 @@ def test_labels_come_from_masks_tables_or_synthetic_anomalies(livers: Path) -> N
     with (livers / "labels.csv").open("w") as file:
         file.write("file,slice,anomalous\n")
         file.writelines(f"{s}.nii.gz,{z},{int(s % 2 and z > 2)}\n" for s in range(6) for z in range(CT_SHAPE[2]))
-    settings = replace(LIVER, task="anofpdm")
-    pools = {kind: read_pool(livers, ("*.nii.gz",), replace(settings, labels=kind)) for kind in ("lesions", "table")}
+    folders = {kind: ScanFolder(livers, LIVER_CT, 3.0, (32, 32), kind) for kind in ("lesions", "table")}
+    pools = {kind: folder.pool(("*.nii.gz",)) for kind, folder in folders.items()}
     sick = {kind: pool.region.flatten(1).any(1) for kind, pool in pools.items()}
     assert pools["lesions"].image.shape[1:] == (32, 32)
     assert 0.15 < float(sick["lesions"].float().mean()) < 0.4
     assert 0.15 < float(sick["table"].float().mean()) < 0.4
     assert pools["table"].region[sick["table"]].sum() > pools["lesions"].region.sum()
-    made = AnoFPDMTask(replace(settings, labels="synthetic"), livers, CPU, validates=False).batches.make(32, 0)
+    synthetic = with_settings(LABELLED_LIVER, labels="synthetic")
+    made = AnoFPDMTask(synthetic, livers, CPU, validates=False).batches.make(32, 0)
     assert torch.equal(labels(made) == 1, made.region.flatten(1).any(1))
-    healthy = SynomalyTask(LIVER, livers, CPU, validates=False).batches.slices.pool
+    healthy = SynomalyTask(LIVER, livers, CPU, validates=False).batches.pool
     assert not healthy.region.any()
 
 
 @pytest.mark.usefixtures("_light")
 @pytest.mark.parametrize("flips", [(), ("horizontal",), ("vertical",), ("horizontal", "vertical")])
 def test_slices_are_flipped_as_asked_with_their_masks_and_again_the_same(livers: Path, flips: tuple[str, ...]) -> None:
-    task = AnoFPDMTask(replace(LIVER, task="anofpdm", flips=flips), livers, CPU, validates=True)
-    pool, (drawn, made) = task.batches.slices.pool, task.batches.slices.draw(200, 5)
+    task = AnoFPDMTask(with_settings(LABELLED_LIVER, flips=flips), livers, CPU, validates=True)
+    pool, made, again = task.batches.pool, task.batches.make(200, 5), task.batches.make(200, 5)
+    drawn = SlicePool(made.healthy, made.mask, made.region)
     known = [list(vars(part).values()) for part in (pool, drawn)]
     axes = [[], *([axis] for axis in ([2] if "horizontal" in flips else [])), *([[1]] if "vertical" in flips else [])]
     axes += [[1, 2]] if len(flips) == 2 else []
@@ -361,15 +357,14 @@ def test_slices_are_flipped_as_asked_with_their_masks_and_again_the_same(livers:
         assert sum(places) == 1
         seen[places.index(True)] += 1
     assert seen.min() > 0.7 * 200 / len(axes)
-    assert torch.equal(made.image[:, 0], drawn.image)
-    assert torch.equal(made.region[:, 0], drawn.region)
-    assert torch.equal(task.batches.make(200, 5).healthy, drawn.image)
-    assert task.held_out.slices.settings.flips == ()
+    assert torch.equal(made.corrupted[:, 0], drawn.image)
+    assert torch.equal(again.healthy, drawn.image)
+    assert task.held_out.flips == ()
 
 
 @pytest.mark.usefixtures("_light")
 def test_an_unknown_flip_is_refused_in_one_sentence(livers: Path) -> None:
-    task = SynomalyTask(replace(LIVER, flips=("sideways",)), livers, CPU, validates=False)
+    task = SynomalyTask(with_settings(LIVER, flips=("sideways",)), livers, CPU, validates=False)
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
         task.make(2, 0)
 
@@ -380,19 +375,38 @@ def test_labels_that_are_missing_or_all_of_one_class_are_refused_in_one_sentence
     for file in (livers / "lesions").iterdir():
         file.unlink()
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        AnoFPDMTask(replace(LIVER, task="anofpdm", labels=kind), livers, CPU, validates=False)
+        AnoFPDMTask(with_settings(LABELLED_LIVER, labels=kind), livers, CPU, validates=False)
 
 
 @pytest.mark.usefixtures("_light")
 def test_other_scans_than_brains_are_not_learnt_from_label_maps(livers: Path, tmp_path: Path) -> None:
-    for changed in ({"source": "anatomies"}, {"train": ("*.png",)}, {"source": "dreams"}):
+    sources = (with_settings(LIVER, source=source) for source in ("anatomies", "dreams"))
+    for config in (*sources, replace(LIVER, train=("*.png",))):
         with pytest.raises(DisyreError, match=ONE_SENTENCE):
-            Trainer(replace(LIVER, **changed), livers, tmp_path / "run", device="cpu")
+            Trainer(config, livers, tmp_path / "run", device="cpu")
 
 
-def test_an_unknown_profile_is_refused_in_one_sentence() -> None:
-    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+# The registry
+
+
+@pytest.mark.parametrize("name", modality_names())
+def test_each_modality_is_one_module_of_its_name(name: str) -> None:
+    assert find_modality(name).name == name
+
+
+def test_a_new_module_is_a_new_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = "DISYRECore.preprocessing.modalities"
+    lines = ["from dataclasses import replace", f"from {package}.brain_mri import MODALITY as MRI"]
+    (tmp_path / "knee_mri.py").write_text("\n".join([*lines, 'MODALITY = replace(MRI, name="knee-mri")\n']))
+    monkeypatch.setattr(modalities, "__path__", [*modalities.__path__, str(tmp_path)])
+    assert set(modality_names()) == {"brain-mri", "knee-mri", LIVER_CT, ULTRASOUND}
+    assert find_modality("knee-mri").name == "knee-mri"
+
+
+def test_an_unknown_modality_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
         find_modality("knee")
+    assert all(name in str(refusal.value) for name in ("knee", *modality_names()))
 
 
 @pytest.mark.usefixtures("_light")
@@ -401,9 +415,11 @@ def test_an_ultrasound_model_is_trained_on_clips_and_looks_at_pictures(tmp_path:
     for seed in range(3):
         clip = sitk.GetImageFromArray(np.stack([frame(10 * seed + n).T for n in range(4)]))
         sitk.WriteImage(clip, str(tmp_path / "clips" / "images" / f"{seed}.nrrd"))
-    settings = replace(LIVER, profile=ULTRASOUND, labels="synthetic", contrasts=("US",), validation=("2.nrrd",))
-    settings = replace(settings, name="tiny-us", train=("[01].nrrd",), slice_shape=(FRAME_POINTS, FRAME_POINTS))
-    settings = replace(settings, diffusion=replace(LIVER.diffusion, channels=(8, 8, 8, 16)))
+    network = replace(NETWORK, channels=(8, 8, 8, 16))
+    shape = (FRAME_POINTS, FRAME_POINTS)
+    settings = with_settings(LIVER, network=network, labels="synthetic", slice_shape=shape)
+    settings = replace(settings, name="tiny-us", modality=ULTRASOUND, contrasts=("US",))
+    settings = replace(settings, train=("[01].nrrd",), validation=("2.nrrd",))
     Trainer(settings, tmp_path / "clips", tmp_path / "run", device="cpu").run()
     save_picture(frame(plaque=True), tmp_path / "vessel.png")
     assert detect(tmp_path / "vessel.png", "-o", tmp_path / "out", "--model", tmp_path / "run" / "tiny-us") == 0
@@ -416,8 +432,9 @@ def test_a_network_that_has_seen_healthy_livers_alone_finds_a_metastasis(tmp_pat
     for seed in range(12):
         write_liver(tmp_path / "livers", seed, lesion_hu=60 if seed > 7 else None)
     network = DiffusionSettings((16, 32), blocks=1, groups=8, head_width=8, fold=2)
-    settings = replace(LIVER, diffusion=network, validation=("[89].nii.gz",), train=("[0-7].nii.gz",), batch=16)
-    settings = replace(settings, noise=replace(LIVER.noise, threshold=175.0), steps=300, every=300, ema=0.99)
+    settings = with_settings(LIVER, network=network, noise=replace(NOISE, threshold=175.0))
+    settings = replace(settings, validation=("[89].nii.gz",), train=("[0-7].nii.gz",), batch=16)
+    settings = replace(settings, steps=300, every=300, ema=0.99)
     Trainer(replace(settings, learning_rate=2e-3), tmp_path / "livers", tmp_path / "run", device="cpu").run()
     detector = Detector(str(tmp_path / "run" / "tiny-liver"), device="cpu")
     for seed in (10, 11):

@@ -1,7 +1,8 @@
-"""Brain extraction: synthetic heads with the right depth, a network of any size, and a way back to the scan."""
+"""Skull strip: synthetic heads with the right depth, a network of any size, and a way back to the scan."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +11,18 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from DISYRECore.detection.detector import Detector
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.grid import Grid
 from DISYRECore.io.volume import Volume
-from DISYRECore.models.description import list_models
+from DISYRECore.models.description import list_models, read_description
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork, SkullStripSettings
-from DISYRECore.models.store import load_model
 from DISYRECore.preprocessing.skull_strip import box_grid, brain_depth, load_skull_strip, model_grid, normalise_head
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.tasks import skull_strip as extraction
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.tasks import skull_strip as training
 from DISYRECore.training.tasks.skull_strip import (
     LAYERS,
+    SPEC,
     STEP_MM,
     VALIDATION_SEED,
     Heads,
@@ -33,9 +35,10 @@ from DISYRECore.training.tasks.skull_strip import (
 )
 from DISYRECore.training.trainer import Trainer
 
-SETTINGS = TrainingSettings(
-    name="tiny-extraction",
-    task="extraction",
+CONFIG = TrainingConfig(
+    name="tiny-strip",
+    task="skull-strip",
+    settings=SPEC.settings(),
     train=("head_[01].nii.gz",),
     validation=("head_2.nii.gz",),
     contrasts=("free", "T1"),
@@ -47,14 +50,24 @@ SETTINGS = TrainingSettings(
 )
 
 
-@pytest.fixture
-def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "VALIDATION_HEADS", 2)
+@pytest.fixture(autouse=True, scope="module")
+def _few_heads() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "VALIDATION_HEADS", 2)
+        yield
 
 
-@pytest.fixture
-def task(labelmaps: Path, small_heads: None) -> SkullStripTask:
-    return SkullStripTask(SETTINGS, labelmaps, torch.device("cpu"), validates=True)
+@pytest.fixture(scope="module")
+def task(labelmaps: Path) -> SkullStripTask:
+    return SkullStripTask(CONFIG, labelmaps, torch.device("cpu"), validates=True)
+
+
+@pytest.fixture(scope="module")
+def run(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A short training run."""
+    trainer = Trainer(CONFIG, labelmaps, tmp_path_factory.mktemp("run"), device="cpu")
+    trainer.run()
+    return trainer
 
 
 def test_the_depth_map_of_a_ball_is_its_depth() -> None:
@@ -80,7 +93,7 @@ def ball() -> np.ndarray:
 
 
 def test_heads_come_with_their_brain(task: SkullStripTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "NO_HEAD", 0.0)
+    monkeypatch.setattr(training, "NO_HEAD", 0.0)
     heads = task.make(4, 0)
     assert heads.image.shape == heads.depth_mm.shape == (4, 32, 37, 32)
     assert 0 <= heads.image.min() <= heads.image.max() <= 1
@@ -89,9 +102,10 @@ def test_heads_come_with_their_brain(task: SkullStripTask, monkeypatch: pytest.M
     assert ((share > 0.05) & (share < 0.7)).all()
 
 
-def test_variants_add_brains_with_other_widths_of_fluid(labelmaps: Path, small_heads: None) -> None:
+def test_variants_add_brains_with_other_widths_of_fluid(labelmaps: Path) -> None:
+    one = replace(CONFIG, train=("head_0.nii.gz",))
     plain, varied = (
-        SkullStripTask(replace(SETTINGS, variants=n), labelmaps, torch.device("cpu"), validates=False) for n in (0, 2)
+        SkullStripTask(replace(one, variants=n), labelmaps, torch.device("cpu"), validates=False) for n in (0, 2)
     )
     assert len(varied.heads.bank) == 3 * len(plain.heads.bank)
     brains = (varied.heads.depth > 0).flatten(1).sum(1)
@@ -99,14 +113,14 @@ def test_variants_add_brains_with_other_widths_of_fluid(labelmaps: Path, small_h
 
 
 def test_some_samples_hold_no_head(task: SkullStripTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "NO_HEAD", 1.0)
+    monkeypatch.setattr(training, "NO_HEAD", 1.0)
     heads = task.make(4, 0)
     assert (heads.depth_mm == -LIMIT_MM).all()
     assert (heads.image.flatten(1).std(1) > 0.01).all()
 
 
-def test_contrasts_named_twice_are_described_once(labelmaps: Path, small_heads: None) -> None:
-    settings = replace(SETTINGS, contrasts=("free", "free", "T2"))
+def test_contrasts_named_twice_are_described_once(labelmaps: Path) -> None:
+    settings = replace(CONFIG, contrasts=("free", "free", "T2"), train=("head_0.nii.gz",))
     task = SkullStripTask(settings, labelmaps, torch.device("cpu"), validates=False)
     assert task.describe(1).contrasts == ("free", "T2")
 
@@ -129,7 +143,7 @@ def test_the_field_of_view_is_a_box_and_sometimes_whole() -> None:
 
 
 def test_whole_heads_keep_most_of_the_field_of_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "PART", 1.0)
+    monkeypatch.setattr(training, "PART", 1.0)
     seen = field_of_view(torch.ones(32, 10, 12, 14), Generator().manual_seed(0))
     assert (seen.flatten(1).float().mean(1) > 0.2).all()
     assert seen.flatten(1).all(1).any()
@@ -190,7 +204,7 @@ def test_only_what_is_wrong_costs_and_only_where_it_is_seen() -> None:
     assert wild.grad.flatten()[3] == 0
 
 
-def test_the_second_look_is_at_a_box_around_the_brain() -> None:
+def test_the_second_pass_sees_a_box_around_the_brain() -> None:
     whole = Grid((150, 160, 140), np.diag([2.0, 2.0, 2.0, 1.0]))
     box = box_grid(whole, np.array([50.0, 70.0, 90.0]))
     assert box.shape == (96, 112, 96)
@@ -228,20 +242,20 @@ def test_depths_come_back_at_their_place() -> None:
 
 
 class Mistaken(Bright):
-    """Takes a speck in a corner for brain at its first two looks."""
+    """Takes a speck in a corner for brain in its first two passes."""
 
-    looks = 0
+    passes = 0
 
     def forward(self, heads: Tensor) -> Tensor:
         depth = super().forward(heads)
-        self.looks += 1
-        if self.looks <= 2:
+        self.passes += 1
+        if self.passes <= 2:
             depth = torch.full_like(depth, -5.0)
             depth[:, :5, :5, :5] = 5.0
         return depth
 
 
-def test_a_speck_does_not_lead_the_next_look_away() -> None:
+def test_a_speck_does_not_lead_the_next_pass_away() -> None:
     voxels = np.zeros((160, 160, 160), np.float32)
     voxels[65:105, 65:105, 65:105] = 100
     scan = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -249,27 +263,23 @@ def test_a_speck_does_not_lead_the_next_look_away() -> None:
     assert (depth.voxels > 0).sum() == pytest.approx((voxels > 0).sum(), rel=0.1)
 
 
-def test_training_writes_a_model_that_loads(labelmaps: Path, tmp_path: Path, small_heads: None) -> None:
-    run = Trainer(SETTINGS, labelmaps, tmp_path, device="cpu")
-    run.run()
-    description, loaded = load_skull_strip(str(tmp_path / "tiny-extraction"))
-    assert description.method == "extraction"
+def test_training_writes_a_model_that_loads(run: Trainer) -> None:
+    loaded, spacing_mm = load_skull_strip(str(run.out / "tiny-strip"))
+    assert spacing_mm == CONFIG.spacing_mm
+    assert read_description(run.out / "tiny-strip").method == "skull-strip"
     heads: Heads = run.task.make(1, 5)
     network = run.averaged_network()
     with torch.no_grad():
         assert torch.allclose(loaded(heads.image), network(heads.image), atol=0.1)
 
 
-def test_models_for_one_thing_are_not_taken_for_another(
-    labelmaps: Path, tmp_path: Path, small_heads: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Trainer(replace(SETTINGS, steps=1), labelmaps, tmp_path, device="cpu").run()
-    monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
-    with pytest.raises(DisyreError, match="finds brains, not anomalies"):
-        load_model("tiny-extraction")
+def test_models_for_one_thing_are_not_taken_for_another(run: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISYRE_MODELS", str(run.out))
+    with pytest.raises(DisyreError, match="only helps others"):
+        Detector("tiny-strip", device="cpu")
     with pytest.raises(DisyreError, match="does not find brains"):
         load_skull_strip("brain-restoration")
-    assert "tiny-extraction" not in [one.id for one in list_models()]
+    assert "tiny-strip" not in [one.id for one in list_models()]
 
 
 def test_the_loss_falls(task: SkullStripTask) -> None:

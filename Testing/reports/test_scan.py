@@ -94,7 +94,7 @@ def write(score: Volume, path: Path, **changes: object) -> Report:
         "findings": findings,
         "threshold": THRESHOLD,
         "score_scale": 1.0,
-        "settings": {"method": "ruler", "threshold": THRESHOLD},
+        "settings": {"method": "z-score", "threshold": THRESHOLD},
     }
     write_report(path, **{**arguments, **changes})
     return Report(path.read_text(encoding="utf-8"))

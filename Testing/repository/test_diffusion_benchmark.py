@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import ROOT
+from support import ROOT, light_noise_training
 from torch import Generator, Tensor
 
 from DISYRECore.corruption.diffusion import HEALTHY, coefficients, to_signed
-from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.corruption.synomaly_noise import NoiseSettings
 from DISYRECore.evaluation.datasets import read_dataset
 from DISYRECore.models.diffusion_unet import DiffusionSettings
 from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.test_set import write_test_set
-from DISYRECore.training.config import TrainingSettings
-from DISYRECore.training.tasks import noise as tasks
+from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.tasks.anofpdm import AnoFPDMSettings
+from DISYRECore.training.tasks.synomaly import SynomalySettings
 from DISYRECore.training.trainer import Trainer
 
 SCRIPT = ROOT / "Testing" / "benchmarks" / "diffusion.py"
@@ -29,21 +29,24 @@ benchmark = importlib.util.module_from_spec(SPECIFICATION)
 sys.modules["diffusion_benchmark"] = benchmark
 SPECIFICATION.loader.exec_module(benchmark)
 
-SETTINGS = TrainingSettings(
+OF_SLICES = {
+    "network": DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2),
+    "slice_shape": (32, 28),
+}
+NOISE = NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1, 1))
+ANOFPDM = TrainingConfig(
     name="tiny",
     task="anofpdm",
+    settings=AnoFPDMSettings(**OF_SLICES, path_length=120),
     train=("head_[01].nii.gz",),
     validation=("head_2.nii.gz",),
-    diffusion=DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2),
-    noise=NoiseSettings(sigmas=(1.0,), threshold=150.0),
     spacing_mm=6.0,
-    slice_shape=(32, 28),
-    path_length=120,
     batch=4,
     steps=2,
     warmup=1,
     every=2,
 )
+SYNOMALY = replace(ANOFPDM, task="synomaly", settings=SynomalySettings(**OF_SLICES, noise=NOISE))
 
 
 def phantom(count: int = 6, seed: int = 0) -> tuple[benchmark.Slices, Tensor]:
@@ -174,15 +177,10 @@ def dataset(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, made = tmp_path_factory.mktemp("models"), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "make_shape_bank", lambda seed: make_shape_bank(8, seed=seed))
-        patch.setattr(tasks, "WALK_STEPS", 6)
-        patch.setattr(tasks, "NOISE_STEPS", (100, 200))
-        for kind in (tasks.AnoFPDMTask, tasks.SynomalyTask):
-            patch.setattr(kind.validate, "__defaults__", (24,))
-        for task, directions in (("anofpdm", (1,)), ("synomaly", (-1, 1))):
-            settings = replace(SETTINGS, task=task, noise=replace(SETTINGS.noise, directions=directions))
-            Trainer(settings, labelmaps, folder / task, device="cpu").run()
-            made[task] = folder / task / "tiny"
+        light_noise_training(patch)
+        for config in (ANOFPDM, SYNOMALY):
+            Trainer(config, labelmaps, folder / config.task, device="cpu").run()
+            made[config.task] = folder / config.task / "tiny"
     return made
 
 
@@ -210,7 +208,7 @@ def test_the_script_prints_all_tables(dataset, models, monkeypatch, capsys) -> N
     rows = [line for line in out.splitlines() if line.startswith("|")]
     widths = [row.count("|") for row in rows]
     assert set(widths) == {5, 8}
-    for label in ("empty mask", "ruler: its own", "one step: t 100", "DDIM: t 100", "AnoFPDM, 6 steps", "Synomaly"):
+    for label in ("empty mask", "z-score: its own", "one step: t 100", "DDIM: t 100", "AnoFPDM, 6 steps", "Synomaly"):
         assert sum(row.startswith(f"| {label}") for row in rows) == 1
     evaluations = {row.split("|")[1].strip(): row.split("|")[4].strip() for row in rows if row.count("|") == 8}
     assert {label: evaluations[label] for label in ("25", "50", "120, faithful")} == {
@@ -247,7 +245,10 @@ def test_stages_tell_how_many_clean_slices_stop_early(models: dict[str, Path], m
         return benchmark.Counted(predict)
 
     monkeypatch.setattr(benchmark, "network_of", network_of)
-    rows = benchmark.stages(load_model(str(models["synomaly"])), slices).splitlines()[2:]
+    model = load_model(str(models["synomaly"]))
+    detection = replace(model.description.detection, by_contrast={})
+    model = replace(model, description=replace(model.description, detection=detection))
+    rows = benchmark.stages(model, slices).splitlines()[2:]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
     assert cells[0] == ["healthy", "3", f"{(3 + 3 + 1 + 1 + 1) / 3:.2f}", "0.67"]
     assert cells[1] == ["with a lesion", "3", "2.00", "1.00"]
@@ -267,7 +268,7 @@ def test_slices_of_each_contrast_have_its_settings() -> None:
 
 
 def test_evaluations_are_counted_slice_by_slice() -> None:
-    network = benchmark.Counted(lambda x, *told: (x, None))
+    network = benchmark.Counted(lambda x, *conditioning: (x, None))
     network(torch.zeros(3, 2, 2), 1)
     network(torch.zeros(1, 2, 2), 1, 0)
     assert network.sizes == [3, 1]

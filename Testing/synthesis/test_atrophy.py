@@ -66,11 +66,11 @@ def test_a_brain_shrinks_within_its_skull(brain: np.ndarray) -> None:
     assert np.array_equal(made == 0, brain == 0)
 
 
-def test_nothing_moves_by_nought(brain: np.ndarray) -> None:
+def test_nothing_moves_by_0(brain: np.ndarray) -> None:
     assert np.array_equal(widened(brain, Widening(0.0, 0.0, seed=1), 1.0), brain)
 
 
-def test_draws_differ_stay_in_range_and_can_be_repeated() -> None:
+def test_samples_differ_stay_in_range_and_can_be_repeated() -> None:
     drawn = [draw_widening(seed) for seed in range(50)]
     assert drawn == [draw_widening(seed) for seed in range(50)]
     assert len({one.sulci_mm for one in drawn}) == 50

@@ -94,7 +94,7 @@ def test_the_orientation_on_disk_does_not_matter(tmp_path: Path, bank: AnatomyBa
     assert torch.equal(values, expected)
 
 
-def test_distance_is_nought_in_the_brain_and_grows_outside(bank: AnatomyBank) -> None:
+def test_distance_is_0_in_the_brain_and_grows_outside(bank: AnatomyBank) -> None:
     tissue = torch.from_numpy(brain_tissue(np.array(bank.label_values)[bank.classes.numpy()]))
     assert not bank.distance[tissue].any()
     assert (bank.distance[~tissue] >= SPACING_MM / 0.125).all()
@@ -315,7 +315,7 @@ def test_compression_is_linear_below_its_knee_monotone_above_and_exact_to_undo()
     np.testing.assert_array_equal(compress(x.numpy()), y.numpy())
 
 
-def test_a_constant_brain_does_not_divide_by_nought() -> None:
+def test_a_constant_brain_does_not_divide_by_0() -> None:
     flat = np.full((4, 4, 4), 7.0, np.float32)
     assert np.isfinite(brain_scale(flat, flat > 0).normalise(flat)).all()
 

@@ -1,7 +1,7 @@
-"""The figures of the brain extraction, measured anew.
+"""The figures of the skull strip, measured anew.
 
-    python Testing/benchmarks/extraction.py [--labelmaps DIR] [--heads DIR --brains DIR] [--look SCAN ...]
-                                            [--time SCAN] [--out DIR] [--registration]
+    python Testing/benchmarks/skull_strip.py [--labelmaps DIR] [--heads DIR --brains DIR] [--draw SCAN ...]
+                                             [--time SCAN] [--out DIR] [--registration]
 
 `--labelmaps` is the folder of SynthSeg's 20 label maps; 18-20, which no model has seen, make the synthetic heads.
 `--heads` and `--brains` hold real heads and the same scans stripped, paired by the first part of their names.
@@ -31,7 +31,7 @@ from DISYRECore.io.volume import Volume, crop_box, resample, to_canonical
 from DISYRECore.preprocessing.brain_mask import RIM_MM, extract_brain, stripped_mask
 from DISYRECore.preprocessing.skull_strip import load_skull_strip
 from DISYRECore.synthesis.anatomy import load_anatomies
-from DISYRECore.training.tasks import skull_strip as extraction
+from DISYRECore.training.tasks import skull_strip as training
 from DISYRECore.training.tasks.skull_strip import HEAD_MM, SyntheticHeads
 
 HELD_OUT = ("training_seg_18.nii.gz", "training_seg_19.nii.gz", "training_seg_20.nii.gz")
@@ -55,8 +55,8 @@ def by_registration(scan: Volume) -> np.ndarray:
 
 def synthetic_heads(labelmaps: Path, contrast: str) -> Iterator[tuple[Volume, np.ndarray]]:
     """Whole heads of unseen anatomies, cut to their field of view, with their brain and its rim."""
-    spacing_mm = load_skull_strip()[0].spacing_mm
-    extraction.NO_HEAD, extraction.PART = 0.0, 1.0
+    spacing_mm = load_skull_strip()[1]
+    training.NO_HEAD, training.PART = 0.0, 1.0
     bank = load_anatomies([labelmaps / name for name in HELD_OUT], HEAD_MM)
     maker = SyntheticHeads(bank, spacing_mm, (contrast,))
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
@@ -130,13 +130,13 @@ def measure_orientations(scan: Volume) -> None:
 def measure_time(scan: Path) -> None:
     """Wall time of the whole command, the best of three."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "DISYRECore", "strip", str(scan), "-o", f"{folder}/mask.nii.gz"]
+        command = [sys.executable, "-m", "DISYRECore", "skull-strip", str(scan), "-o", f"{folder}/mask.nii.gz"]
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             seconds.append(time.perf_counter() - start)
-    print(f"disyre strip {scan.name}: {min(seconds):.1f} s ({torch.get_num_threads()} threads)")
+    print(f"disyre skull-strip {scan.name}: {min(seconds):.1f} s ({torch.get_num_threads()} threads)")
 
 
 def draw(scans: list[Path], out: Path) -> None:
@@ -148,7 +148,7 @@ def draw(scans: list[Path], out: Path) -> None:
         print(f"{path.name}: {found.volume_ml:.0f} mL, agreement {found.agreement}, {found.flags}")
         rows.append(np.concatenate([_panel(scan, found.mask, axis) for axis in (2, 0, 1)], axis=1))
     out.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(out / "extraction.png")
+    Image.fromarray(np.concatenate(rows)).save(out / "skull-strip.png")
 
 
 def _panel(scan: Volume, mask: np.ndarray, axis: int) -> np.ndarray:
@@ -170,8 +170,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("labelmaps", "heads", "brains", "time"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--look", type=Path, nargs="+", default=[])
-    parser.add_argument("--out", type=Path, default=Path("runs/extraction"))
+    parser.add_argument("--draw", type=Path, nargs="+", default=[])
+    parser.add_argument("--out", type=Path, default=Path("runs/skull-strip"))
     parser.add_argument("--registration", action="store_true", help="measure the registration baseline too")
     options = parser.parse_args()
     finders = {"network": by_network} | ({"registration": by_registration} if options.registration else {})
@@ -184,8 +184,8 @@ def main() -> None:
     if options.time:
         measure_time(options.time)
         measure_orientations(read_volume(options.time))
-    if options.look:
-        draw(options.look, options.out)
+    if options.draw:
+        draw(options.draw, options.out)
 
 
 if __name__ == "__main__":
