@@ -16,10 +16,15 @@ from torch import Tensor
 from DISYRECore.io.grid import Grid
 from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
 from DISYRECore.preprocessing.brain_mask import BrainMask, find_brain
-from DISYRECore.preprocessing.contrast import guess_contrast
+from DISYRECore.preprocessing.contrast import READ_AS, ContrastEstimate, contrast_of
 from DISYRECore.synthesis.intensity import brain_scale, expand
 
 THICK_MM = 3.5
+LEAST_WEIGHT = 0.05
+"""Of the brain in an interpolated voxel."""
+
+LOWEST_ODDS = -14.0
+"""Log odds of what was not looked at: no anomaly."""
 
 
 class Scale(Protocol):
@@ -45,8 +50,9 @@ class PreparedBrain:
         native_mask: Brain mask on the native grid, bool.
         intensities: Anchors of the normalisation in scan units.
         brain: How the mask came about.
-        contrast: ``T1``, ``T2``, ``FLAIR`` or ``unknown``.
+        contrast: What a network takes it for, ``T1``, ``T2`` or ``FLAIR``.
         flags: Sentences about the scan that the reader should know.
+        estimate: What it is, how likely, and by what; None for other modalities.
     """
 
     image: Volume
@@ -57,6 +63,7 @@ class PreparedBrain:
     brain: BrainMask
     contrast: str
     flags: list[str] = field(default_factory=list)
+    estimate: ContrastEstimate | None = None
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Image and mask as (Z, Y, X) tensors."""
@@ -68,6 +75,26 @@ class PreparedBrain:
         voxels = np.ascontiguousarray(values.detach().float().cpu().numpy().T)
         back = resample(Volume(voxels, self.image.affine), self.native, order=1)
         return Volume(back.voxels * self.native_mask, self.native.affine)
+
+    def log_odds_to_native(self, values: Tensor) -> Volume:
+        """Brings log odds (Z, Y, X) to the native grid, interpolated within the brain alone; 0 outside its mask.
+
+        Voxels of the native mask that have no brain beside them on the model grid get `LOWEST_ODDS`.
+        """
+        voxels = np.ascontiguousarray(values.float().cpu().numpy().T) - LOWEST_ODDS
+        above, _ = within_brain(Volume(voxels, self.image.affine), self.mask, self.native)
+        return Volume((above + LOWEST_ODDS) * self.native_mask, self.native.affine)
+
+    @property
+    def named_contrast(self) -> str:
+        """What it is: as `contrast`, but ``T1C`` for T1 with contrast agent."""
+        return self.estimate.contrast if self.estimate else self.contrast
+
+    def _contrast_record(self) -> dict[str, Any]:
+        if self.estimate is None:
+            return {"contrast": self.contrast}
+        told = {"contrast_probability": self.estimate.probability, "contrast_by": self.estimate.source}
+        return {"contrast": self.named_contrast, **told, "read_as": self.contrast}
 
     def record(self) -> dict[str, Any]:
         """What was done and found, as plain values for `run.json`."""
@@ -81,9 +108,25 @@ class PreparedBrain:
             "brain_volume_ml": round(self.brain.volume_ml, 1),
             **({} if self.brain.agreement is None else {"brain_agreement": self.brain.agreement}),
             **{f"intensity_{name}": value for name, value in asdict(self.intensities).items()},
-            "contrast": self.contrast,
+            **self._contrast_record(),
             "flags": self.flags,
         }
+
+
+def within_brain(volume: Volume, mask: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Samples a volume at the voxels of another grid, interpolating within its brain alone.
+
+    Args:
+        volume: Float voxels.
+        mask: (X, Y, Z) bool on its grid, the brain.
+        grid: Where to sample.
+
+    Returns:
+        Values (X, Y, Z) float32, 0 far from the brain; and where at least half of what was averaged is brain, bool.
+    """
+    weight = resample(Volume(mask.astype(np.float32), volume.affine), grid).voxels
+    values = resample(Volume((volume.voxels * mask).astype(np.float32), volume.affine), grid).voxels
+    return values / np.maximum(weight, LEAST_WEIGHT), weight >= 0.5
 
 
 def prepare(
@@ -95,10 +138,10 @@ def prepare(
         scan: As read.
         spacing_mm: Spacing of the model grid.
         mask: Brain mask on the scan's grid, bool; found when None.
-        contrast: Contrast if known; guessed when None.
+        contrast: Contrast if known; recognised when None.
 
     Raises:
-        DisyreError: No brain was found, or it is of one intensity only.
+        DisyreError: No brain was found, it is of one intensity only, or of a contrast that nobody can read.
     """
     given = None if mask is None else to_canonical(Volume(mask, scan.affine)).voxels.astype(bool)
     canonical = to_canonical(scan)
@@ -110,7 +153,7 @@ def prepare(
     intensities = brain_scale(near.voxels, near_mask.voxels > 0.5)
     voxels = intensities.normalise(resample(near, grid).voxels) * model_mask
     image = Volume(voxels, grid.affine, scan.source)
-    found = contrast or guess_contrast(expand(voxels), model_mask)
+    estimate = contrast_of(expand(voxels), model_mask, spacing_mm, scan.source, contrast)
     return PreparedBrain(
         image=image,
         mask=model_mask,
@@ -118,8 +161,9 @@ def prepare(
         native_mask=_back(brain.mask, canonical, scan),
         intensities=intensities,
         brain=brain,
-        contrast=found,
-        flags=[*brain.flags, *_flags(scan, found)],
+        contrast=READ_AS.get(estimate.contrast, estimate.contrast),
+        flags=[*brain.flags, *_flags(scan, estimate)],
+        estimate=estimate,
     )
 
 
@@ -127,11 +171,11 @@ def _back(mask: np.ndarray, canonical: Volume, scan: Volume) -> np.ndarray:
     return resample(Volume(mask, canonical.affine), scan.grid, order=0).voxels.astype(bool)
 
 
-def _flags(scan: Volume, contrast: str) -> list[str]:
-    flags = []
+def _flags(scan: Volume, estimate: ContrastEstimate) -> list[str]:
+    flags = [estimate.doubt] if estimate.doubt else []
     thickness = max(scan.spacing_mm)
     if thickness > THICK_MM:
         flags.append(f"Slices are {thickness:.1f} mm thick: small lesions may be missed.")
-    if contrast == "unknown":
-        flags.append("The contrast was not recognised as T1, T2 or FLAIR: scores may mean little.")
+    if estimate.contrast == "T1C":
+        flags.append("T1 with contrast agent is read as T1: what takes up the agent may be missed or marked in vain.")
     return flags
