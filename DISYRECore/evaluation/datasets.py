@@ -192,19 +192,23 @@ def _list(names: list[str]) -> str:
 
 
 def read_synthetic(folder: Path) -> list[Case]:
-    """A folder written by `testset.write_test_set`; lesions of kind ``none`` are healthy."""
+    """A folder written by `write_test_set` or `write_patients`; lesions of kind ``none`` are healthy."""
     try:
         entries = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["cases"]
-        return [_synthetic_case(folder, entry["name"], entry["contrast"], entry["kind"]) for entry in entries]
+        return [_synthetic_case(folder, entry) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def _synthetic_case(folder: Path, name: str, contrast: str, kind: str) -> Case:
-    scan, truth, brain = (_image(folder / name / part) for part in ("scan", "truth", "brain_mask"))
-    healthy = kind == "none"
-    known = contrast if contrast in CONTRASTS else "unknown"
-    return Case(name, name, known, scan, None if healthy and not truth.is_file() else truth, brain, healthy)
+def _synthetic_case(folder: Path, entry: dict[str, str]) -> Case:
+    """Scans of patients name their subject and their files; other cases are folders of their own."""
+    name, healthy = entry["name"], entry["kind"] == "none"
+    parts = ("scan", "truth", "brain_mask")
+    files = [entry[part] if "subject" in entry else f"{name}/{part}" for part in parts]
+    scan, truth, brain = (_image(folder / file) for file in files)
+    known = entry["contrast"] if entry["contrast"] in CONTRASTS else "unknown"
+    subject = entry.get("subject", name)
+    return Case(name, subject, known, scan, None if healthy and not truth.is_file() else truth, brain, healthy)
 
 
 _BRATS_FOLDER = re.compile(r"(BraTS20_[A-Za-z]+_\d+|BraTS2021_\d+|BraTS-[A-Z]+-\d+)(-\d+)?")
