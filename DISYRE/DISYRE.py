@@ -28,7 +28,8 @@ except ModuleNotFoundError:  # a source checkout, where the core lies one folder
     sys.path.append(_ROOT)
     import DISYRECore
 
-from DISYRELib.options import Contrast, Device, MaskMode, Method, Show, migrate
+from DISYRELib.migration import migrate_parameters
+from DISYRELib.options import Contrast, Device, MaskMode, Method, Show
 
 CORE = Path(DISYRECore.__file__).resolve().parent
 HELP = (
@@ -78,7 +79,8 @@ class DISYREParameterNode:
         method: How the model is used.
         maskMode: Where the brain mask comes from.
         maskNode: The brain mask when it is given.
-        threshold: On the display score.
+        falseFindings: Per healthy scan that are accepted.
+        border: Display score above which a finding is drawn.
         smallestFinding: In mL.
         show: What is drawn.
         heatOpacity: Of the heat map.
@@ -96,7 +98,8 @@ class DISYREParameterNode:
     method: Method = Method.MODEL
     maskMode: MaskMode = MaskMode.AUTOMATIC
     maskNode: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
-    threshold: Annotated[float, WithinRange(0, 1)] = 0.5
+    falseFindings: Annotated[float, WithinRange(0.02, 5)] = 0.5
+    border: Annotated[float, WithinRange(0, 1)] = 0.5
     smallestFinding: Annotated[float, WithinRange(0, 5)] = 0.1
     show: Show = Show.BOTH
     heatOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
@@ -162,6 +165,7 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStart(self, *_args) -> None:
         """The scene is about to be closed or loaded: lets go of everything that belongs to it."""
         self.panel.unbind()
+        self.logic.forgetParameters()
 
     def onSceneEnd(self, *_args) -> None:
         """Takes up the parameters of the new scene; when another module is open, `enter` does it later."""
@@ -193,13 +197,17 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
         """The parameters of the scene; those of an unreadable older scene are set back to their defaults."""
         node = super().getParameterNode()
         if self._parameters is None or self._parameters.parameterNode is not node:
-            migrate(node)
+            migrate_parameters(node)
             try:
                 self._parameters = DISYREParameterNode(node)
             except (KeyError, ValueError):
                 node.UnsetAllParameters()
                 self._parameters = DISYREParameterNode(node)
         return self._parameters
+
+    def forgetParameters(self) -> None:
+        """Has the parameter node read anew: it outlives its scene, and an import changes what it holds."""
+        self._parameters = None
 
     @property
     def client(self):
@@ -231,7 +239,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
             self._client.stop()
         self._client = None
 
-    def detect(self, volumeNode, model: str = "auto", wait: bool = True, onEvent=None, threshold=None, **options):
+    def detect(self, volumeNode, model: str = "auto", wait: bool = True, onEvent=None, border=None, **options):
         """Detects anomalies in a volume and adds the result to the scene.
 
         Args:
@@ -239,9 +247,10 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
             model: Id or folder of a model, or ``auto``.
             wait: Whether to return only when it is done.
             onEvent: Called with the events of the worker, if given.
-            threshold: On the display score; the model's own when None.
+            border: Display score above which a finding is drawn; the model's own when None.
             options: ``method``, ``contrast``, ``mask``, ``device``, ``batch`` as in `DISYRELib.run.Settings`;
-                ``smallestFinding`` in mL; ``score`` and ``segmentation``, nodes to write to; ``withRestored``.
+                ``smallestFinding`` in mL; ``falseFindings`` per healthy scan; ``score`` and ``segmentation``, nodes to
+                write to; ``withRestored``.
 
         Returns:
             The `DISYRELib.scene.Result` with the nodes; None when not waiting (then ``onEvent`` gets it as the
@@ -256,7 +265,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
 
         if self.running:
             raise DisyreError(_("A detection is running; wait for it or cancel it."), "busy")
-        self.detection = Detection(self.client, volumeNode, model, threshold, onEvent, options)
+        self.detection = Detection(self.client, volumeNode, model, border, onEvent, options)
         return self.detection.wait() if wait else None
 
     def results(self, volumeNode) -> list:

@@ -13,13 +13,13 @@ from slicer.i18n import tr as _
 from DISYRECore.errors import DisyreError
 from DISYRELib.checks import scene_is_busy
 from DISYRELib.client import ENDINGS, WorkerClient
-from DISYRELib.options import Show
+from DISYRELib.options import Criteria, Show
 from DISYRELib.run import Run, Settings
 
 if TYPE_CHECKING:
     from DISYRELib.scene import Result
 
-SMALLEST_ML = 0.1
+SMALLEST_ML, FALSE_FINDINGS = 0.1, 0.5
 HEAT_OPACITY = 0.6
 PAUSE_S = 0.005
 BUSY_MS = 50
@@ -34,7 +34,7 @@ class Detection:
         client: Runs the worker.
         volume: The input.
         model: Id or folder, or ``auto``.
-        threshold: The model's own when None.
+        border: The model's own when None.
         listener: Gets every event, or None.
         options: See `DISYRELogic.detect`.
 
@@ -47,17 +47,19 @@ class Detection:
         client: WorkerClient,
         volume: slicer.vtkMRMLScalarVolumeNode,
         model: str,
-        threshold: float | None,
+        border: float | None,
         listener: Callable[[dict], None] | None,
         options: dict,
     ) -> None:
-        self.volume, self.threshold, self.listener = volume, threshold, listener
+        self.volume, self.border, self.listener = volume, border, listener
         self.smallest_ml = options.pop("smallestFinding", SMALLEST_ML)
+        self.false_findings = options.pop("falseFindings", FALSE_FINDINGS)
         self.score, self.segmentation = options.pop("score", None), options.pop("segmentation", None)
         self.with_restored = bool(options.pop("withRestored", False))
         self.last: dict = {}
         self._steps: Generator[None, None, dict] | None = None
-        self.run = Run(client, volume, Settings(model=model, **options), self._on_event)
+        settings = Settings(model=model, false_findings=self.false_findings, **options)
+        self.run = Run(client, volume, settings, self._on_event)
 
     @property
     def running(self) -> bool:
@@ -130,26 +132,26 @@ class Detection:
             yield
             outcome = (self.volume, event, self.score, self.segmentation, self.with_restored)
             result = yield from scene.import_steps(*outcome, made)
-            threshold = result.default_threshold if self.threshold is None else self.threshold
-            update_findings(result, threshold, self.smallest_ml)
+            border = result.default_border if self.border is None else self.border
+            update_findings(result, Criteria(border, self.smallest_ml, self.false_findings))
             yield
             scene.show_in_views(result)
-            scene.paint(result, threshold, HEAT_OPACITY, Show.BOTH)
-            return {**event, "result": result, "used_threshold": threshold}
+            scene.paint(result, border, HEAT_OPACITY, Show.BOTH)
+            return {**event, "result": result, "used_border": border}
         except BaseException:
             scene.remove(made)
             raise
 
 
-def update_findings(result: Result, threshold: float, smallest_ml: float) -> bool:
-    """Brings table and segment in line with a threshold; the segment is left alone when it was edited by hand.
+def update_findings(result: Result, criteria: Criteria) -> bool:
+    """Brings table and segment in line with what counts as a finding; a segment that was edited by hand is left alone.
 
     Returns:
         Whether the segment was written.
     """
     from DISYRELib import scene
 
-    labels, corner, rows = scene.find(result, threshold, smallest_ml)
+    labels, corner, rows = scene.find(result, criteria)
     scene.write_rows(result, rows)
     if scene.is_edited(result.segmentation):
         return False

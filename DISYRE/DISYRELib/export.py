@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
+from DISYRELib.options import Criteria
 from DISYRELib.run import export_volume
 from DISYRELib.scene import SEGMENT_ID, Result, rows_of
 
@@ -42,8 +44,8 @@ def _write(volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
         raise DisyreError(_("Nothing can be written to {folder}; choose another folder.").format(folder=path.parent))
 
 
-def save_report(logic: DISYRELogic, result: Result, path: str, threshold: float, smallest_ml: float) -> None:
-    """Has the worker write the report at a threshold, with the findings that are kept.
+def save_report(logic: DISYRELogic, result: Result, path: str, criteria: Criteria) -> None:
+    """Has the worker write the report of what counts as a finding and is kept.
 
     Raises:
         DisyreError: It could not be made or written.
@@ -51,7 +53,7 @@ def save_report(logic: DISYRELogic, result: Result, path: str, threshold: float,
     if result.input is None:
         raise DisyreError(_("The volume of this result is no longer in the scene; the report needs it."))
     with tempfile.TemporaryDirectory(prefix="disyre-", ignore_cleanup_errors=True) as scratch:
-        request = _report_request(result, Path(scratch), threshold, smallest_ml)
+        request = _report_request(result, Path(scratch), criteria)
         report = logic.request(request)["report"]
         try:
             shutil.copyfile(report, path)
@@ -61,7 +63,7 @@ def save_report(logic: DISYRELogic, result: Result, path: str, threshold: float,
             ) from error
 
 
-def _report_request(result: Result, folder: Path, threshold: float, smallest_ml: float) -> dict:
+def _report_request(result: Result, folder: Path, criteria: Criteria) -> dict:
     export_volume(result.input, folder / "scan.nrrd")
     arrays = {"score": result.score, "brain": result.levels, "restored": result.restored}
     paths = {name: folder / f"{name}.npy" for name, node in arrays.items() if node is not None}
@@ -74,8 +76,8 @@ def _report_request(result: Result, folder: Path, threshold: float, smallest_ml:
         "input": str(folder / "scan.nrrd"),
         "output": str(folder),
         "title": "MRI",
-        "threshold": threshold,
-        "smallest_ml": smallest_ml,
+        **asdict(criteria),
+        "healthy": record.get("healthy"),
         "keep": [row.number for row in rows_of(result) if row.kept],
         "settings": {key: record.get(key) for key in ("disyre", "model", "model_version", "model_sha256", "method")},
         "quality": [*scan.get("flags", []), *record.get("warnings", [])],

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
-import slicer
 from slicer.i18n import tr as _
 
 from DISYRECore.methods import method_names
 
-RENAMED = {"method": {"RULER": "Z_SCORE"}}
-"""Names that older scenes store, by parameter, and what they are called now."""
+
+@dataclass(frozen=True)
+class Criteria:
+    """What counts as a finding.
+
+    Attributes:
+        border: Display score above which it is drawn, in [0, 1].
+        smallest_ml: In mL; what is drawn smaller is left out.
+        false_findings: Per healthy scan that are accepted; counts where the result is calibrated.
+    """
+
+    border: float
+    smallest_ml: float = 0.1
+    false_findings: float = 0.5
 
 
 class Labelled(enum.Enum):
@@ -85,11 +97,3 @@ class Contrast(Labelled):
     def word(self) -> str | None:
         """Name for the core; None to have it recognised."""
         return None if self is Contrast.AUTOMATIC else self.value
-
-
-def migrate(node: slicer.vtkMRMLScriptedModuleNode) -> None:
-    """Brings the choices that an older scene stores to their present names."""
-    for parameter, renamed in RENAMED.items():
-        stored = node.GetParameter(parameter)
-        if stored in renamed:
-            node.SetParameter(parameter, renamed[stored])

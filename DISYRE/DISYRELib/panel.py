@@ -14,13 +14,13 @@ from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.description import list_models
-from DISYRELib import models
+from DISYRELib import models, rarity
 from DISYRELib.checks import ROLE, hint_about, problem_with, scene_is_busy
 from DISYRELib.client import ENDINGS, timer
 from DISYRELib.detection import update_findings
 from DISYRELib.findings_table import FindingsTable
 from DISYRELib.install import Installer
-from DISYRELib.options import MaskMode, Show
+from DISYRELib.options import Criteria, MaskMode, Show
 
 if TYPE_CHECKING:
     from DISYRE import DISYRELogic, DISYREParameterNode
@@ -74,7 +74,7 @@ class Panel:
         for button, slot in (
             (ui.detectButton, self._on_detect),
             (ui.sampleButton, self._on_demo),
-            (ui.resetThresholdButton, self._on_reset),
+            (ui.resetBorderButton, self._on_reset),
             (ui.unlockButton, self._on_unlock),
             (ui.editButton, self._on_edit),
             (ui.copyButton, self._on_copy),
@@ -86,6 +86,8 @@ class Panel:
         ):
             button.connect("clicked()", slot)
         ui.modelSelector.connect("currentIndexChanged(int)", self._on_model)
+        ui.raritySlider.maximum = len(rarity.STOPS) - 1
+        ui.raritySlider.connect("valueChanged(int)", self._on_rarity)
         for label in (ui.hintLabel, ui.lockLabel):
             label.setBackgroundRole(qt.QPalette.Window)
 
@@ -170,9 +172,11 @@ class Panel:
             self._show_model()
         if "score" in changed:
             self._show_result(self.parameters.scoreVolume)
-        if self.result is not None and changed & {"threshold", "opacity", "show"}:
+        if changed & {"score", "rarity"}:
+            self._show_rarity()
+        if self.result is not None and changed & {"border", "opacity", "show"}:
             self._paint()
-        if self.result is not None and not first and changed & {"threshold", "smallest"}:
+        if self.result is not None and not first and changed & {"border", "rarity", "smallest"}:
             self._follow_timer.start(FOLLOW_MS)
 
     def _snapshot(self) -> dict:
@@ -182,7 +186,8 @@ class Panel:
             "mask": (p.maskMode, p.maskNode and p.maskNode.GetID()),
             "model": p.model,
             "score": p.scoreVolume and p.scoreVolume.GetID(),
-            "threshold": p.threshold,
+            "border": p.border,
+            "rarity": p.falseFindings,
             "smallest": p.smallestFinding,
             "opacity": p.heatOpacity,
             "show": p.show,
@@ -215,6 +220,33 @@ class Panel:
             "The model that was made for the contrast of the scan."
         )
 
+    def _on_rarity(self, stop: int) -> None:
+        if self.parameters is not None and stop != rarity.nearest_stop(self.parameters.falseFindings):
+            self.parameters.falseFindings = rarity.STOPS[stop]
+
+    def _show_rarity(self) -> None:
+        """Which findings are shown, or why that cannot be said."""
+        from DISYRECore.detection.findings import rarity_in_words
+
+        accepted = self.parameters.falseFindings
+        known = self.result is None or self.result.healthy is not None
+        slider, label = self.ui.raritySlider, self.ui.rarityLabel
+        slider.value = rarity.nearest_stop(accepted)
+        slider.enabled = known
+        label.text = _("Rarity is not known: everything above the border is shown.")
+        label.toolTip = _("This model or method was not calibrated on healthy scans of this contrast.")
+        if known:
+            label.text = _("Show findings rarer than <b>{rarity}</b>").format(rarity=rarity.in_healthy_scans(accepted))
+            label.toolTip = _("Healthy scans have findings too. Left out: {words}.").format(
+                words=rarity_in_words(accepted)
+            )
+        slider.toolTip = label.toolTip
+
+    @property
+    def _criteria(self) -> Criteria:
+        """What counts as a finding."""
+        return Criteria(self.parameters.border, self.parameters.smallestFinding, self.parameters.falseFindings)
+
     # --- running
 
     def _update_buttons(self) -> None:
@@ -222,7 +254,7 @@ class Panel:
         idle, result = not self.logic.running, self.result
         for name in ("sampleButton", "checkButton", "releaseButton"):
             getattr(self.ui, name).enabled = idle
-        for name in ("resetThresholdButton", "editButton", "copyButton", "exportButton"):
+        for name in ("resetBorderButton", "editButton", "copyButton", "exportButton"):
             getattr(self.ui, name).enabled = result is not None
         self.ui.reportButton.enabled = idle and result is not None and result.input is not None
         self._update_detect_button()
@@ -274,6 +306,7 @@ class Panel:
             device=p.device.word(),
             batch=p.batchSize or 16,
             smallestFinding=p.smallestFinding,
+            falseFindings=p.falseFindings,
             score=p.scoreVolume,
             segmentation=p.segmentation,
             withRestored=p.withRestored,
@@ -326,7 +359,7 @@ class Panel:
             return
         self._seen = {}  # everything is new, but the findings are there already
         with slicer.util.NodeModify(p.parameterNode):
-            p.threshold = event["used_threshold"]
+            p.border = event["used_border"]
             p.scoreVolume, p.segmentation = result.score, result.segmentation
         self.catch_up()
         self.ui.reviewCollapsibleButton.collapsed = False
@@ -372,20 +405,21 @@ class Panel:
             self._show_result(None)
             self._say(_("A part of the result was deleted; detect again."))
             return
-        paint(self._reviewed, p.threshold, p.heatOpacity, p.show)
+        paint(self._reviewed, p.border, p.heatOpacity, p.show)
 
     def _follow(self) -> None:
-        """Table and segment follow the threshold once it rests."""
+        """Table and segment follow the sliders once they rest."""
+        self._follow_timer.stop()
         if scene_is_busy():
             self._follow_timer.start(FOLLOW_MS)
             return
         if self.result is None or self.parameters is None or not self.result.complete:
             return
-        update_findings(self.result, self.parameters.threshold, self.parameters.smallestFinding)
+        update_findings(self.result, self._criteria)
         self._list_findings()
 
     def _on_reset(self) -> None:
-        self.parameters.threshold = self._reviewed.default_threshold
+        self.parameters.border = self._reviewed.default_border
 
     def _on_unlock(self) -> None:
         from DISYRELib.scene import forget_edits
@@ -418,11 +452,12 @@ class Panel:
     def _on_report(self) -> None:
         from DISYRELib.export import save_report
 
-        p, result = self.parameters, self._reviewed
+        result = self._reviewed
         proposed = f"{result.input.GetName() if result.input else 'DISYRE'}-report.html"
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), proposed, "HTML (*.html)")
         if path:
-            self._attempt(lambda: save_report(self.logic, result, path, p.threshold, p.smallestFinding))
+            self._follow()  # the report holds what is listed
+            self._attempt(lambda: save_report(self.logic, result, path, self._criteria))
 
     def _on_export(self) -> None:
         from DISYRELib.export import export_images
@@ -482,11 +517,31 @@ def _device_line(event: dict) -> str:
 
 
 def _outcome_line(record: dict, count: int) -> str:
-    """How many findings, which model and why, and what the reader should know; `record` as `Result.record` has it."""
+    """How many findings, which contrast was assumed, which model and why, and what the reader should know.
+
+    Args:
+        record: As `Result.record` has it.
+        count: Of the findings that are listed.
+    """
     found = _("{count} findings.").format(count=count) if count != 1 else _("1 finding.")
     model = _("Method: z-score baseline, without a model.")
     if record.get("model"):
-        model = _("The scan looks like {contrast}; model: {title}{why}.").format(
-            contrast=record["contrast"], title=record["model_title"], why=record["why"] and f", {record['why']}"
-        )
-    return " ".join([found, model, *record.get("scan", {}).get("flags", []), *record.get("warnings", [])])
+        why = record["why"] and f", {record['why']}"
+        model = _("Model: {title}{why}.").format(title=record["model_title"], why=why)
+    scan = record.get("scan", {})
+    told = [found, _contrast_line(scan, record.get("contrast")), *scan.get("flags", []), model]
+    return " ".join([*filter(None, told), *record.get("warnings", [])])
+
+
+def _contrast_line(scan: dict, contrast: str | None) -> str:
+    """The contrast that was assumed, with its probability where it is in doubt; the doubt itself is a flag."""
+    from DISYRECore.preprocessing.contrast import SURE
+
+    name, probability = scan.get("contrast", contrast), scan.get("contrast_probability", 1.0)
+    if not name:
+        return ""
+    if probability >= SURE:
+        return _("Contrast: {contrast}.").format(contrast=name)
+    return _("Contrast assumed: {contrast}, probability {probability:.2f} (correct it under Advanced).").format(
+        contrast=name, probability=probability
+    )

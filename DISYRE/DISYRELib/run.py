@@ -33,6 +33,7 @@ class Settings:
         mask: None to have the brain found, ``stripped``, or a segmentation or label map node.
         device: ``auto``, ``cpu`` or ``cuda``.
         batch: Slices at a time.
+        false_findings: Per healthy scan that are accepted.
     """
 
     model: str = "auto"
@@ -41,6 +42,7 @@ class Settings:
     mask: str | slicer.vtkMRMLNode | None = None
     device: str = "auto"
     batch: int = 16
+    false_findings: float = 0.5
 
 
 class Run:
@@ -95,7 +97,7 @@ class Run:
         mask = settings.mask or "auto"
         if not isinstance(mask, str):
             mask = str(export_mask(settings.mask, self.volume, folder / "mask.nrrd"))
-        names = ("model", "method", "contrast", "device", "batch")
+        names = ("model", "method", "contrast", "device", "batch", "false_findings")
         chosen = {name: getattr(settings, name) for name in names}
         files = {"input": str(scan), "output": str(folder), "mask": mask, "files": False, "arrays": True}
         return {"command": "detect", **files, **chosen}

@@ -6,9 +6,10 @@ The score volume is the anchor: it refers to everything else, so that a result c
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,14 +19,16 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DISYRELib.checks import ROLE
-from DISYRELib.options import Show
+from DISYRELib.migration import migrated_record
+from DISYRELib.options import Criteria, Show
 
 if TYPE_CHECKING:
+    from DISYRECore.detection.evidence import HealthyFindings
     from DISYRECore.detection.findings import Finding
     from DISYRECore.io.volume import Volume
 
 SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
-RECORD = "DISYRE.Record"
+RECORD, DROPPED = "DISYRE.Record", "DISYRE.Dropped"
 OUTLINE_COLOUR = (0.0, 0.9, 1.0)
 OUTLINE_PIXELS = 2
 LEGEND_SIZE, LEGEND_FONT = (0.09, 0.3), 12
@@ -34,7 +37,20 @@ TERMINOLOGY = (
     "Segmentation category and type - DISYRE~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^"
     "~Anatomic codes - DICOM master list~SCT^12738006^Brain~^^"
 )
-COLUMNS = ("Finding", "Side", "Volume mL", "Peak score", "Mean score", "R mm", "A mm", "S mm", "Kept")
+COLUMNS = {
+    "number": "Finding",
+    "side": "Side",
+    "volume_ml": "Volume mL",
+    "diameter_mm": "Longest mm",
+    "evidence": "Evidence",
+    "false_findings": "False findings per healthy scan",
+    "shown_by": "Shown by",
+    "peak": "Peak score",
+    "mean": "Mean score",
+}
+PLACE, KEPT = ("R mm", "A mm", "S mm"), "Kept"
+TEXTS, WHOLE = ("side", "shown_by"), ("number",)
+"""Columns of the table node by the field of `Row` that they hold; those that are text, and those of whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,10 @@ class Row:
         number: From 1.
         side: The patient's ``left``, ``right`` or ``midline``.
         volume_ml: Volume in mL.
+        diameter_mm: Longest extent in mm; None in scenes of the version before.
+        evidence: Its strength; None where the result is not calibrated.
+        false_findings: How many findings at least so strong are to be expected in a healthy scan; None likewise.
+        shown_by: The contrasts that show it.
         peak: Highest score inside.
         mean: Mean score inside.
         place: A point inside it, RAS mm without the parent transform.
@@ -72,6 +92,10 @@ class Row:
     number: int
     side: str
     volume_ml: float
+    diameter_mm: float | None
+    evidence: float | None
+    false_findings: float | None
+    shown_by: str
     peak: float
     mean: float
     place: tuple[float, float, float]
@@ -139,12 +163,28 @@ class Result:
     @property
     def record(self) -> dict:
         """What the worker said about the detection."""
-        return json.loads(self.score.GetAttribute(RECORD) or "{}")
+        return migrated_record(json.loads(self.score.GetAttribute(RECORD) or "{}"))
 
     @property
-    def default_threshold(self) -> float:
-        """The model's own threshold."""
-        return round(float(self.record.get("threshold", 0.5)), 2)
+    def default_border(self) -> float:
+        """The model's own border."""
+        return round(float(self.record.get("border", 0.5)), 2)
+
+    @property
+    def healthy(self) -> HealthyFindings | None:
+        """What is known of healthy scans; None where the result is not calibrated."""
+        from DISYRECore.detection.evidence import HealthyFindings
+
+        known = self.record.get("healthy")
+        return HealthyFindings(**known) if known else None
+
+    @property
+    def dropped(self) -> set[tuple[float, float, float]]:
+        """Places of the findings that were left out by hand, shown or not."""
+        noted = self.score.GetAttribute(DROPPED)
+        if noted is None:
+            return {row.place for row in rows_of(self) if not row.kept}
+        return {_rounded(place) for place in json.loads(noted)}
 
 
 def results_of(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[Result]:
@@ -237,7 +277,7 @@ def _note(result: Result, outcome: dict) -> None:
     for node, role in ((result.score, "score"), (result.levels, "levels"), (result.restored, "restored")):
         if node is not None:
             node.SetAttribute(ROLE, role)
-    noted = {key: outcome.get(key) for key in ("model", "model_title", "why", "contrast", "threshold", "levels")}
+    noted = {key: outcome.get(key) for key in ("model", "model_title", "why", "contrast", "border", "levels")}
     result.score.SetAttribute(RECORD, json.dumps({**noted, **outcome.get("record", {})}))
 
 
@@ -297,7 +337,7 @@ def _add_legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> None:
     if _legend(levels) is not None:
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(levels)
-    legend.SetTitleText(_("Score, %"))
+    legend.SetTitleText(_("Score × 100"))
     legend.SetSize(*LEGEND_SIZE)
     legend.GetTitleTextProperty().SetFontSize(LEGEND_FONT)
     legend.GetLabelTextProperty().SetFontSize(LEGEND_FONT)
@@ -348,15 +388,15 @@ def show_in_views(result: Result) -> None:
         legend.Modified()  # the views draw it once they hear of it while they show the levels
 
 
-def paint(result: Result, threshold: float, opacity: float, show: Show) -> None:
-    """Edits the colour table: levels above the threshold are drawn, the others are transparent.
+def paint(result: Result, border: float, opacity: float, show: Show) -> None:
+    """Edits the colour table: levels above the border are drawn, the others are transparent.
 
     Opacity, outline and legend are touched only when they change. The opacity is that of the label layer: that of
     single colours would be applied twice.
     """
     colours = result.colours
     levels = colours.GetNumberOfColors() - 1
-    first = int(round(threshold * levels, 6)) + 1
+    first = int(round(border * levels, 6)) + 1
     modified = colours.StartModify()
     for level in range(1, levels + 1):
         colours.SetOpacity(level, float(show.heat and level >= first))
@@ -387,8 +427,8 @@ def jump_to(result: Result, place: tuple[float, float, float]) -> None:
 # --- findings
 
 
-def find(result: Result, threshold: float, smallest_ml: float) -> tuple[np.ndarray, list[int], list[Row]]:
-    """Findings above a threshold; a finding dropped by hand stays dropped.
+def find(result: Result, criteria: Criteria) -> tuple[np.ndarray, list[int], list[Row]]:
+    """What counts as a finding, as the core finds it; a finding dropped by hand stays dropped.
 
     Returns:
         Labels (Z, Y, X) of the brain's box alone, the corner of that box (z, y, x), and the rows.
@@ -400,15 +440,30 @@ def find(result: Result, threshold: float, smallest_ml: float) -> tuple[np.ndarr
     corner = [part.start for part in box]
     voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(result.score)[box].T)
     score = ScoreMap(voxels, _shifted(slicer.util.arrayFromVTKMatrix(_ijk_to_ras(result.score)), corner))
-    labels, findings = label_findings(cast("Volume", score), threshold, (levels[box] > 0).T, smallest_ml)
-    dropped = {row.place for row in rows_of(result) if not row.kept}
-    return labels.T, corner, [_row(finding, dropped) for finding in findings]
+    brain, healthy = (levels[box] > 0).T, result.healthy
+    found = label_findings(
+        cast("Volume", score), criteria.border, brain, criteria.smallest_ml, healthy, criteria.false_findings
+    )
+    labels, findings = found
+    dropped, contrast = result.dropped, result.record.get("contrast") or ""
+    return labels.T, corner, [_row(finding, contrast, dropped) for finding in findings]
 
 
-def _row(finding: Finding, dropped: set[tuple[float, float, float]]) -> Row:
+def _row(finding: Finding, contrast: str, dropped: set[tuple[float, float, float]]) -> Row:
     place = _rounded(finding.peak_ras)
-    numbers = (finding.volume_ml, finding.peak, finding.mean)
-    return Row(finding.label, finding.side, *numbers, place, place not in dropped)
+    return Row(
+        number=finding.label,
+        side=finding.side,
+        volume_ml=finding.volume_ml,
+        diameter_mm=finding.diameter_mm,
+        evidence=finding.evidence,
+        false_findings=finding.false_findings,
+        shown_by=", ".join(finding.contrasts) or contrast,
+        peak=finding.peak,
+        mean=finding.mean,
+        place=place,
+        kept=place not in dropped,
+    )
 
 
 def _shifted(affine: np.ndarray, corner: list[int]) -> np.ndarray:
@@ -430,31 +485,49 @@ def _rounded(point: tuple[float, ...]) -> tuple[float, float, float]:
 
 
 def write_rows(result: Result, rows: list[Row]) -> None:
-    """Puts findings into the table node."""
+    """Puts findings into the table node; numbers that nobody knows are NaN there."""
     table = vtk.vtkTable()
-    values = [(row.number, row.side, row.volume_ml, row.peak, row.mean, *row.place, int(row.kept)) for row in rows]
-    for index, name in enumerate(COLUMNS):
-        text, whole = name == "Side", name in ("Finding", "Kept")
-        column = vtk.vtkStringArray() if text else vtk.vtkIntArray() if whole else vtk.vtkDoubleArray()
-        column.SetName(name)
-        for row in values:
-            column.InsertNextValue(row[index] if text or whole else round(float(row[index]), 4))
-        table.AddColumn(column)
+    for field, name in COLUMNS.items():
+        _add_column(table, name, [getattr(row, field) for row in rows], field in TEXTS, field in WHOLE)
+    for axis, name in enumerate(PLACE):
+        _add_column(table, name, [row.place[axis] for row in rows])
+    _add_column(table, KEPT, [int(row.kept) for row in rows], whole=True)
     result.table.SetAndObserveTable(table)
 
 
+def _add_column(table: vtk.vtkTable, name: str, values: list, text: bool = False, whole: bool = False) -> None:
+    column = vtk.vtkStringArray() if text else vtk.vtkIntArray() if whole else vtk.vtkDoubleArray()
+    column.SetName(name)
+    for value in values:
+        column.InsertNextValue(value if text or whole else math.nan if value is None else float(f"{value:.6g}"))
+    table.AddColumn(column)
+
+
 def rows_of(result: Result) -> list[Row]:
-    """Findings as the table node holds them."""
+    """Findings as the table node holds them; columns that an older scene lacks are unknown."""
     table = result.table.GetTable() if result.table else None
-    if table is None or table.GetNumberOfColumns() < len(COLUMNS):
+    if table is None or table.GetColumnByName(KEPT) is None:
         return []
-    rows = []
-    for index in range(table.GetNumberOfRows()):
-        cells = [table.GetValueByName(index, name) for name in COLUMNS]
-        number, side, volume, peak, mean, r, a, s, kept = (cell.ToString() for cell in cells)
-        place = _rounded((float(r), float(a), float(s)))
-        rows.append(Row(int(float(number)), side, float(volume), float(peak), float(mean), place, bool(float(kept))))
-    return rows
+    return [_read_row(table, index) for index in range(table.GetNumberOfRows())]
+
+
+def _read_row(table: vtk.vtkTable, index: int) -> Row:
+    fields: dict[str, Any] = {field: _cell(table, index, name) for field, name in COLUMNS.items()}
+    place = _rounded(tuple(float(_cell(table, index, name)) for name in PLACE))
+    fields |= {"number": int(fields["number"]), "shown_by": fields["shown_by"] or ""}
+    return Row(**fields, place=place, kept=bool(_cell(table, index, KEPT)))
+
+
+def _cell(table: vtk.vtkTable, index: int, name: str) -> Any:
+    """A text or a number; None for NaN and for a column that is not there."""
+    column = table.GetColumnByName(name)
+    if column is None:
+        return None
+    value = table.GetValueByName(index, name)
+    if value.IsString():
+        return value.ToString()
+    number = value.ToDouble()
+    return None if math.isnan(number) else number
 
 
 def write_segment(result: Result, labels: np.ndarray, corner: list[int], rows: list[Row]) -> None:
@@ -515,9 +588,12 @@ def forget_edits(segmentation: slicer.vtkMRMLSegmentationNode) -> None:
 
 
 def keep(result: Result, number: int, kept: bool) -> None:
-    """Notes in the table whether a finding is part of the segmentation."""
-    rows = [Row(**{**vars(row), "kept": kept}) if row.number == number else row for row in rows_of(result)]
-    write_rows(result, rows)
+    """Notes whether a finding is part of the segmentation; whoever hides it for a while finds it so again."""
+    rows, dropped = rows_of(result), result.dropped
+    place = next(row.place for row in rows if row.number == number)
+    dropped = dropped - {place} if kept else dropped | {place}
+    result.score.SetAttribute(DROPPED, json.dumps(sorted(dropped)))
+    write_rows(result, [replace(row, kept=row.place not in dropped) for row in rows])
 
 
 def _fingerprint(segmentation: slicer.vtkMRMLSegmentationNode) -> str:

@@ -255,10 +255,10 @@ class Desktop:
         """Shows a volume as background of all slice views and fits them, as loading does."""
         slicer.util.setSliceViewerLayers(background=volume, fit=True)
 
-    def grab(self, path: Path) -> None:
-        """Writes a picture of the panel as PNG."""
+    def grab(self, path: Path, width: int = 420) -> None:
+        """Writes a picture of the panel as PNG, so many pixels wide if it can be."""
         self.process()
-        self.panel.resize(420, max(self.panel.sizeHint.height(), 200))
+        self.panel.resize(width, max(self.panel.sizeHint.height(), 200))
         self.process()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.panel.grab().save(str(path))

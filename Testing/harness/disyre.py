@@ -76,9 +76,23 @@ def detect(desktop: Any) -> Any:
     return desktop.module.panel.result
 
 
-def set_threshold(desktop: Any, value: float) -> None:
-    """Drags the threshold there and waits until table and segment have followed."""
-    desktop.drag("thresholdSlider", [value])
+def set_border(desktop: Any, value: float) -> None:
+    """Drags the border there and waits until table and segment have followed."""
+    desktop.drag("borderSlider", [value])
+    wait_for_findings(desktop)
+
+
+def set_rarity(desktop: Any, false_findings: float) -> None:
+    """Moves the rarity slider there and waits until table and segment have followed."""
+    from DISYRELib.rarity import nearest_stop
+
+    desktop.widget("raritySlider").value = nearest_stop(false_findings)
+    desktop.process()
+    wait_for_findings(desktop)
+
+
+def wait_for_findings(desktop: Any) -> None:
+    """Waits until table and segment have followed the sliders."""
     desktop.wait_until(lambda: not desktop.module.panel._follow_timer.isActive())
 
 

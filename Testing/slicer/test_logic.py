@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from harness.disyre import (
     SEGMENT,
     ball,
     examine_ball,
+    load,
     needs_slicer,
     nodes,
     segment_of,
@@ -32,6 +34,7 @@ from DISYRECore.apps.cli import main
 from DISYRECore.apps.worker import LEVELS, to_levels
 from DISYRECore.io.volume import Volume
 from DISYRECore.io.write import write_volume
+from DISYRECore.models.description import DEFAULT_MODEL, DESCRIPTION, find_model
 
 pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
 
@@ -65,6 +68,53 @@ def test_score_is_that_of_the_command_line(desktop: Any, widget: Any, tmp_path: 
     image = slicer.util.loadVolume(str(tmp_path / "score.nii.gz"), {"show": False})
     one, other = slicer.util.arrayFromVolume(image), slicer.util.arrayFromVolume(result.score)
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+HEALTHY = {"low": 0.05, "scans": 10, "evidence": [6.0, 5.0, 4.0, *[2.0] * 9, *[1.0] * 20]}
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, calibrated on healthy scans that never were."""
+    folder = tmp_path_factory.mktemp("models") / DEFAULT_MODEL
+    shutil.copytree(find_model(DEFAULT_MODEL), folder)
+    text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    text["detection"]["healthy"] = {"FLAIR": HEALTHY}
+    (folder / DESCRIPTION).write_text(json.dumps(text), encoding="utf-8")
+    return folder
+
+
+def test_table_equals_that_of_the_command_line(
+    desktop: Any, widget: Any, demo: dict[str, Path], calibrated: Path, tmp_path: Path
+) -> None:
+    from DISYRELib.scene import rows_of
+
+    volume = load(desktop, demo["scan"])
+    options = {"contrast": "FLAIR", "device": "cpu"}
+    result = widget.logic.detect(volume, model=str(calibrated), falseFindings=2.0, **options)
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    words += ["--model", str(calibrated), "--false-findings", "2"]
+    assert main(["detect", str(demo["scan"]), "-o", str(tmp_path), *words]) == 0
+    assert result.record["healthy"]["scans"] == HEALTHY["scans"]
+    assert result.record["false_findings"] == 2.0
+    known = list(csv.DictReader((tmp_path / "findings.csv").open()))
+    rows = rows_of(result)
+    assert [row.side for row in rows] == [one["side"] for one in known]
+    assert len(rows) > 0
+    numbers = {
+        "number": "label",
+        "volume_ml": "volume_ml",
+        "diameter_mm": "diameter_mm",
+        "evidence": "evidence",
+        "false_findings": "false_findings",
+        "peak": "peak_score",
+        "mean": "mean_score",
+    }
+    for field, column in numbers.items():
+        ours, theirs = [getattr(row, field) for row in rows], [float(one[column]) for one in known]
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=0.06 if field == "diameter_mm" else 0, err_msg=field)
+    places = [[float(one[f"peak_{axis}_mm"]) for axis in "ras"] for one in known]
+    np.testing.assert_allclose([row.place for row in rows], places, atol=0.11)
 
 
 def test_segmentation_is_ready_for_dicom(desktop: Any, widget: Any) -> None:
@@ -288,6 +338,7 @@ def test_overlay_has_the_grid_of_the_input_for_any_orientation(
     import slicer
     from DISYRELib import scene
     from DISYRELib.detection import update_findings
+    from DISYRELib.options import Criteria
 
     turn = rotation(0.2, -0.1, 0.3) @ np.eye(3)[:, axes] @ np.diag(flips)
     affine = np.eye(4)
@@ -301,7 +352,7 @@ def test_overlay_has_the_grid_of_the_input_for_any_orientation(
     np.save(tmp_path / "levels.npy", to_levels(score, np.ones(shape)))
     arrays = {name: str(tmp_path / f"{name}.npy") for name in ("score", "levels")}
     result = whole(scene.import_steps(volume, {"arrays": arrays, "levels": LEVELS}, None, None, False, []))
-    update_findings(result, 0.5, 0.0)
+    update_findings(result, Criteria(0.5, smallest_ml=0.0))
     truth = affine @ [marked[2], marked[1], marked[0], 1]
     np.testing.assert_allclose(scene.rows_of(result)[0].place, truth[:3], atol=0.06)
     mask = segment_of(result, volume)
@@ -338,9 +389,10 @@ def test_installer_knows_what_is_missing_and_says_when_it_stays_so(desktop: Any,
 
 def test_report_and_images_can_be_saved(desktop: Any, widget: Any, tmp_path: Path) -> None:
     from DISYRELib.export import export_images, save_report
+    from DISYRELib.options import Criteria
 
     result = widget.logic.detect(ball(desktop), **BASELINE)
-    save_report(widget.logic, result, str(tmp_path / "report ü.html"), 0.5, 0.1)
+    save_report(widget.logic, result, str(tmp_path / "report ü.html"), Criteria(0.5))
     text = (tmp_path / "report ü.html").read_text(encoding="utf-8")
     assert "left" in text
     assert "Ball" not in text
@@ -356,7 +408,7 @@ def test_table_is_copied_as_text(desktop: Any, widget: Any) -> None:
     assert "1 finding" in status(desktop)
     desktop.click("copyButton")
     lines = qt.QApplication.clipboard().text().splitlines()
-    assert lines[0].split("\t") == ["#", "Side", "mL", "Peak", "Mean"]
+    assert lines[0].split("\t") == ["#", "Side", "mL", "mm", "Healthy", "Shown by"]
     assert lines[1].split("\t")[:2] == ["1", "left"]
 
 
