@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 SLICER_CORE ?= 5.13.31053.0
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-slicer test-slow lint wheel docs benchmark clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 demo: $(VENV)/.ready
@@ -17,7 +18,7 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 $(VENV)/.ready-slicer: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slicer]' slicer-core==$(SLICER_CORE)
+	$(INSTALL) -e '.[dev,slicer]' slicer-core==$(SLICER_CORE)
 	touch $@
 
 test-slicer: $(VENV)/.ready-slicer
@@ -42,7 +43,7 @@ docs: $(VENV)/.ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.ready-docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	touch $@
 
 clean:

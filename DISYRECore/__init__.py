@@ -16,6 +16,7 @@ from DISYRECore.version import __version__
 
 if TYPE_CHECKING:
     from DISYRECore.detection.detector import Detection, Detector, detect
+    from DISYRECore.detection.study import detect_study
     from DISYRECore.errors import DisyreError
     from DISYRECore.io.read import read_volume as load_volume
     from DISYRECore.io.volume import Volume
@@ -29,6 +30,7 @@ __all__ = [
     "Volume",
     "__version__",
     "detect",
+    "detect_study",
     "find_method",
     "list_models",
     "load_volume",
@@ -41,6 +43,7 @@ _PLACES = {
     "DisyreError": "errors",
     "Volume": "io.volume",
     "detect": "detection.detector",
+    "detect_study": "detection.study",
     "find_method": "methods",
     "list_models": "models.description",
     "load_volume": "io.read:read_volume",

@@ -111,9 +111,10 @@ def save_tiny(
     folder: Path,
     method: str = "disyre-v2",
     score: str = "region",
-    normalise: str = "robust",
+    healthy: dict[str, dict[str, Any]] | None = None,
     by_contrast: dict[str, dict[str, Any]] | None = None,
 ) -> None:
+    """A restoration model with random weights."""
     torch.manual_seed(0)
     network = RestorationNetwork(TINY)
     for weights in network.parameters():
@@ -121,9 +122,9 @@ def save_tiny(
     detection = DetectionSettings(
         settings={"score": score} if method == "dae" else {"severities": [0.5], "score": score},
         by_contrast=by_contrast or {},
-        normalise=dict.fromkeys(("T1", "T2", "FLAIR"), normalise),
         score_scale={"T1": 1.0},
-        thresholds={"T1": 0.5},
+        borders={"T1": 0.5},
+        healthy=healthy or {},
     )
     description = tiny_description(folder.name, method=method, detection=detection)
     save_model(folder, description, network.state_dict())

@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from DISYRECore import Detector, Volume, list_models, load_volume
+from DISYRECore import load_volume
 from DISYRECore.apps.output import write_detection
+from DISYRECore.detection.detector import Detector
 from DISYRECore.io.files import resources
+from DISYRECore.io.volume import Volume
+from DISYRECore.models.description import list_models
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case
 
@@ -31,11 +34,12 @@ def main() -> None:
         print(f"{model.id}: {model.title}")
     scan = load_volume(options.scan) if options.scan else synthetic_scan()
     detection = Detector().detect(scan)
-    print(f"{len(detection.findings)} findings above {detection.threshold:.2f}")
+    print(f"{len(detection.findings)} findings, drawn where the score is above {detection.border:.2f}")
     for finding in detection.findings:
         place = ", ".join(f"{mm:.0f}" for mm in finding.centroid_ras)
         print(
-            f"{finding.label}: {finding.side}, {finding.volume_ml:.1f} mL, peak {finding.peak:.2f}, at RAS {place} mm"
+            f"{finding.label}: {finding.side}, {finding.volume_ml:.1f} mL, at RAS {place} mm, "
+            f"{finding.rarity or 'nobody knows how unusual'}"
         )
     print(write_detection(detection, Path(options.output), title="Example"))
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from DISYRECore import Detector
+from DISYRECore.detection.detector import Detector
 from DISYRECore.io.files import resources
 from DISYRECore.training import train
 from DISYRECore.training.config import read_config

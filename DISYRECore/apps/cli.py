@@ -1,4 +1,4 @@
-"""The command line: ``disyre detect | skull-strip | train | models | synthesize | evaluate | calibrate``."""
+"""The command line: ``disyre detect | skull-strip | train | models | synthesize | evaluate | calibrate | tune``."""
 
 from __future__ import annotations
 
@@ -62,24 +62,22 @@ def _method(name: str) -> str:
 
 
 def _detect(options: argparse.Namespace) -> int:
-    check_exists(Path(options.input))
-    from DISYRECore.apps.cohort import detect_all
+    for path in options.input:
+        check_exists(Path(path))
+    from DISYRECore.apps.cohort import detect_all, detect_studies
     from DISYRECore.detection.detector import Detector
 
-    chosen = (
-        options.model,
-        options.method,
-        options.device,
-        options.batch,
-        options.score,
-        options.site_calibration,
-        options.modality,
-    )
-    detector = Detector(*chosen)
-    scans = detector.modality.find(options.input)
+    chosen = options.model, options.method, options.device, options.batch, options.score
+    detector = Detector(*chosen, options.site_calibration, options.modality)
+    settings = {"border": options.border, "false_findings": options.false_findings}
+    if options.study:
+        if options.mask or options.contrast:
+            raise DisyreError("A study finds masks and contrasts by itself; leave --mask and --contrast out.")
+        return detect_studies(detector, [Path(path) for path in options.input], Path(options.output), **settings)
+    scans = [scan for path in options.input for scan in detector.modality.find(path)]
     if options.mask and len(scans) > 1:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
-    settings = {"mask": options.mask, "threshold": options.threshold, "contrast": options.contrast}
+    settings |= {"mask": options.mask, "contrast": options.contrast}
     return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
 
 
@@ -114,13 +112,29 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _synthesize(options: argparse.Namespace) -> int:
+    maps = sorted(p for pattern in options.maps for p in Path(options.labelmaps).glob(pattern))
+    if options.patients:
+        return _synthesize_patients(options, maps)
+    if options.lesion_masks:
+        raise DisyreError("--lesion-masks goes with --patients; add it or leave the masks out.")
+    from DISYRECore.synthesis.lesions import KINDS
     from DISYRECore.synthesis.test_set import write_test_set
 
-    maps = sorted(p for pattern in options.maps for p in Path(options.labelmaps).glob(pattern))
-    kinds = ("none",) if options.healthy else tuple(options.kinds)
-    write_test_set(
-        Path(options.output), maps, options.count, options.seed, tuple(options.contrasts), kinds, options.head
-    )
+    kinds = ("none",) if options.healthy else tuple(options.kinds or KINDS)
+    contrasts = tuple(options.contrasts or ("T1", "T2", "FLAIR"))
+    write_test_set(Path(options.output), maps, options.count, options.seed, contrasts, kinds, options.head)
+    return 0
+
+
+def _synthesize_patients(options: argparse.Namespace, maps: list[Path]) -> int:
+    if options.healthy or options.contrasts:
+        raise DisyreError("Patients are ill and scanned in every contrast; leave --healthy and --contrasts out.")
+    from DISYRECore.synthesis.pathology import KINDS
+    from DISYRECore.synthesis.patients import write_patients
+
+    masks = Path(options.lesion_masks) if options.lesion_masks else None
+    kinds = tuple(options.kinds or KINDS)
+    write_patients(Path(options.output), maps, options.count, options.seed, kinds, masks, options.head)
     return 0
 
 
@@ -137,8 +151,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     from DISYRECore.evaluation.calibrate import calibrate_site
 
     detector = Detector(options.model, options.method, options.device)
-    settings = {"mask": options.mask, "contrast": options.contrast}
-    print(calibrate_site(detector, options.model, Path(options.healthy), options.site, options.rate, **settings))
+    told = calibrate_site(detector, Path(options.healthy), options.site, mask=options.mask, contrast=options.contrast)
+    print(told)
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from DISYRECore.evaluation.tune import tune
+
+    patients = [Path(folder) for folder in options.patients]
+    print(tune(options.model, patients, options.healthy, Path(options.cache), options.device))
     return 0
 
 
@@ -150,7 +172,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"disyre {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_add_detect, _add_skull_strip, _add_train, _add_models, _add_synthesize, _add_evaluate, _add_calibrate):
+    for add in (
+        _add_detect,
+        _add_skull_strip,
+        _add_train,
+        _add_models,
+        _add_synthesize,
+        _add_evaluate,
+        _add_calibrate,
+        _add_tune,
+    ):
         add(commands)
     for command in set(commands.choices.values()):
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
@@ -160,15 +191,24 @@ def _parser() -> argparse.ArgumentParser:
 def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("detect", help="find anomalies in a scan or a folder of scans")
     command.set_defaults(run=_detect)
-    command.add_argument("input", metavar="INPUT", help="NIfTI, NRRD or MHA file, DICOM folder, or folder of scans")
+    inputs = "NIfTI, NRRD or MHA files, DICOM folders, or folders of scans"
+    command.add_argument("input", nargs="+", metavar="INPUT", help=inputs)
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
+    study = "take the scans of a patient together: the files named, a folder, or each subject of a dataset"
+    command.add_argument("--study", action="store_true", help=study)
     command.add_argument("--model", metavar="ID", help="id or folder of a model; default: the one for the method")
     methods = f"{_listed(method_names())}; default: the model's own"
     command.add_argument("--method", type=_method, metavar="NAME", help=methods)
-    command.add_argument("--score", metavar="NAME", help="residual, region, fused or dynamic; default: the model's own")
+    command.add_argument("--score", metavar="NAME", help="residual, region or dynamic; default: the model's own")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     command.add_argument("--batch", type=int, default=16, help="slices at a time (default 16)")
-    command.add_argument("--threshold", type=_share, help="on the display score, 0 to 1; default: the model's own")
+    rarity = "findings per healthy scan that are accepted (default 0.5); less shows only rarer ones"
+    command.add_argument("--false-findings", type=_above_zero, default=0.5, metavar="N", help=rarity)
+    border = "display score above which findings are drawn, 0 to 1; default: the model's own"
+    command.add_argument("--border", type=_share, metavar="SCORE", help=border)
+    command.add_argument(
+        "--threshold", dest="border", type=_share, action=_Renamed, metavar="--border", help=argparse.SUPPRESS
+    )
     command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
     command.add_argument(
         "--mask", metavar="FILE", help="mask of the brain (found when not given), the liver or a vessel"
@@ -180,7 +220,7 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_site_calibration(command: argparse.ArgumentParser) -> None:
-    calibration = "use the thresholds of this site, see 'disyre calibrate'"
+    calibration = "use the calibration of this site, see 'disyre calibrate'"
     command.add_argument("--site-calibration", metavar="NAME", help=calibration)
     command.add_argument(
         "--site", dest="site_calibration", action=_Renamed, metavar="--site-calibration", help=argparse.SUPPRESS
@@ -222,9 +262,15 @@ def _add_synthesize(commands: argparse._SubParsersAction[argparse.ArgumentParser
     command.add_argument("--maps", nargs="+", default=["*.nii.gz"], metavar="PATTERN", help="which of them to use")
     command.add_argument("--count", type=_positive, default=12, help="number of cases (default 12)")
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases")
-    command.add_argument("--contrasts", nargs="+", default=["T1", "T2", "FLAIR"], help="T1, T2, FLAIR, free")
-    kinds = ["mass", "infarct", "plaques", "none"]
-    command.add_argument("--kinds", nargs="+", default=kinds, help="mass, infarct, plaques, none")
+    command.add_argument("--contrasts", nargs="+", help="T1, T2, FLAIR (default), free")
+    kinds = (
+        "mass, infarct, plaques, none; of patients: "
+        "glioma, metastases, infarct, ms, leukoaraiosis, haemorrhage, resection; default: all in turn"
+    )
+    command.add_argument("--kinds", nargs="+", metavar="KIND", help=kinds)
+    command.add_argument("--patients", action="store_true", help="patients in T1, T2 and FLAIR instead of single scans")
+    masks = "real lesion masks in MNI space that give infarcts and plaques of patients their shape"
+    command.add_argument("--lesion-masks", metavar="DIR", help=masks)
     command.add_argument("--head", action="store_true", help="whole heads instead of brains")
     command.add_argument("--healthy", action="store_true", help="healthy scans only")
 
@@ -246,16 +292,26 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("calibrate", help="set the thresholds for a site from its own healthy scans")
+    command = commands.add_parser("calibrate", help="measure what is usual at a site on its own healthy scans")
     command.set_defaults(run=_calibrate)
     command.add_argument("healthy", metavar="HEALTHY_FOLDER", help="healthy scans of the site, five or more")
     command.add_argument("--site", required=True, metavar="NAME", help="name of the site calibration")
     command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
     command.add_argument("--method", metavar="NAME", help="the model's own when not given")
-    rate = "share of healthy voxels above the threshold (default 0.005)"
-    command.add_argument("--rate", type=_share, default=0.005, help=rate)
     command.add_argument("--mask", metavar="FOLDER", help="brain masks named as the scans; found when not given")
     command.add_argument("--contrast", choices=("T1", "T2", "FLAIR"), help="guessed when not given")
+    command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+
+
+def _add_tune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("tune", help="choose how a model is used, on development patients and healthy scans")
+    command.set_defaults(run=_tune)
+    patients = "folders of PATIENT/{T1,T2,FLAIR,mask}.nii.gz"
+    command.add_argument("patients", nargs="+", metavar="FOLDER", help=patients)
+    healthy = "healthy scans, such as T1='healthy/*.nii.gz'; without, what is healthy of the patients stands in"
+    command.add_argument("--healthy", nargs="+", default=[], metavar="CONTRAST=PATTERN", help=healthy)
+    command.add_argument("--cache", required=True, metavar="DIR", help="what the network said of each scan goes here")
+    command.add_argument("--model", default="brain-restoration", metavar="ID", help="id or folder of a model")
     command.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
 
 
@@ -267,6 +323,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError("must lie above 0")
     return value
 
 

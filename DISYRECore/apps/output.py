@@ -46,6 +46,8 @@ def write_detection(detection: Detection, folder: Path, title: str) -> Path:
 
 def _write_all(detection: Detection, folder: Path, title: str) -> None:
     write_volume(detection.score, folder / "score.nii.gz")
+    for contrast, part in detection.parts.items():
+        write_volume(part, folder / f"score_{contrast}.nii.gz")
     write_volume(detection.labels, folder / "anomalies.nii.gz")
     write_volume(detection.restored, folder / "restored.nii.gz")
     write_volume(detection.brain_mask, folder / "brain_mask.nii.gz")
@@ -61,7 +63,7 @@ def _write_all(detection: Detection, folder: Path, title: str) -> None:
         brain_mask=detection.brain_mask.voxels,
         labels=detection.labels.voxels,
         findings=detection.findings,
-        threshold=detection.threshold,
+        border=detection.border,
         score_scale=1.0,
         settings=_settings(record),
         quality=[*record.get("scan", {}).get("flags", []), *record.get("warnings", [])],

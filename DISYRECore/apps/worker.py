@@ -206,13 +206,15 @@ class Worker:
         input: str,  # noqa: A002 -- the word of the protocol
         output: str,
         *,
+        further: list[str] | None = None,
         model: str = AUTOMATIC,
         method: str | None = None,
         contrast: str | None = None,
         mask: str = AUTOMATIC,
         device: str = "auto",
         batch: int = 16,
-        threshold: float | None = None,
+        border: float | None = None,
+        false_findings: float = 0.5,
         smallest_ml: float | None = None,
         files: bool = True,
         arrays: bool = False,
@@ -224,9 +226,10 @@ class Worker:
             course: Told of the progress.
             input: As for `read_volume`.
             output: Folder for everything that is written.
+            further: More scans of the patient, taken together with the input on its grid, see `detect_study`.
             model: Id or folder of a model, or ``auto``.
             method, device, batch: As for `Detector`.
-            contrast, threshold, smallest_ml: As for `Detector.detect`.
+            contrast, border, false_findings, smallest_ml: As for `Detector.detect`.
             mask: File with a brain mask; ``auto`` finds it; ``stripped`` insists on a scan without skull.
             files: Whether to write what `disyre detect` writes.
             arrays: Whether to write arrays (Z, Y, X) as viewers take them, see `write_arrays`.
@@ -236,7 +239,7 @@ class Worker:
             Paths of what was written, the findings, the record, and which model was taken and why.
         """
         course("load", 0.0)
-        from DISYRECore.detection.detector import SMALLEST_ML
+        from DISYRECore.detection.study import detect_study
         from DISYRECore.io.files import check_writable
         from DISYRECore.io.read import read_volume
 
@@ -248,14 +251,13 @@ class Worker:
         chosen, why = (model, "") if model != AUTOMATIC else _choose_model(scan, contrast, method)
         detector = self._detector(chosen, method, device, batch)
         self.emit(describe_device(detector.device))
-        detection = detector.detect(
-            scan,
-            mask=None if mask in (AUTOMATIC, STRIPPED) else mask,
-            threshold=threshold,
-            contrast=contrast,
-            smallest_ml=SMALLEST_ML if smallest_ml is None else smallest_ml,
-            progress=course,
-        )
+        usual: dict[str, Any] = {"border": border, "false_findings": false_findings, "smallest_ml": smallest_ml}
+        usual["progress"] = course
+        if further:
+            detection = detect_study(detector, [input, *further], **usual)
+        else:
+            given = None if mask in (AUTOMATIC, STRIPPED) else mask
+            detection = detector.detect(scan, mask=given, contrast=contrast, **usual)
         for sentence in [*detection.record["scan"]["flags"], *detection.record["warnings"]]:
             self.emit({"event": "warning", "message": sentence})
         written = self._write(course, detection, folder, title or Path(input).name, files, arrays)
@@ -294,14 +296,16 @@ class Worker:
         title: str,
         score: str,
         brain: str,
-        threshold: float,
+        border: float,
         smallest_ml: float,
+        false_findings: float = 0.5,
+        healthy: Event | None = None,
         restored: str | None = None,
         keep: list[int] | None = None,
         settings: Event | None = None,
         quality: list[str] | None = None,
     ) -> Event:
-        """Writes the report of an earlier detection with another threshold.
+        """Writes the report of an earlier detection with another border.
 
         Args:
             course: Told of the progress.
@@ -309,7 +313,7 @@ class Worker:
             output: Folder that `report.html` goes to.
             title: Heading of the report.
             score, brain, restored: (Z, Y, X) array files: the score in [0, 1], not 0 in the brain, scan units.
-            threshold, smallest_ml: What counts as a finding.
+            border, smallest_ml, false_findings, healthy: What counts as a finding, see `label_findings`.
             keep: Labels of the findings to show; all when None.
             settings, quality: As for `write_report`.
 
@@ -317,6 +321,7 @@ class Worker:
             The path of the report.
         """
         course("read", 0.0)
+        from DISYRECore.detection.evidence import HealthyFindings
         from DISYRECore.detection.findings import label_findings
         from DISYRECore.io.read import read_volume
         from DISYRECore.io.volume import Volume
@@ -325,7 +330,8 @@ class Worker:
         scan = read_volume(input)
         map_, mask = Volume(_load(score), scan.affine), _load(brain) > 0
         course("findings", 0.0)
-        labels, findings = _kept(*label_findings(map_, threshold, mask, smallest_ml), keep)
+        known = HealthyFindings(**healthy) if healthy else None
+        labels, findings = _kept(*label_findings(map_, border, mask, smallest_ml, known, false_findings), keep)
         course("write", 0.0)
         path = Path(output) / "report.html"
         write_report(
@@ -337,7 +343,7 @@ class Worker:
             brain_mask=mask,
             labels=labels,
             findings=findings,
-            threshold=threshold,
+            border=border,
             score_scale=1.0,
             settings=settings or {},
             quality=quality or [],
@@ -478,7 +484,7 @@ def _outcome(detection: Detection, detector: Detector, why: str) -> Event:
         "model_title": description.title if description else "Z-score baseline (no model)",
         "why": why,
         "contrast": record["scan"]["contrast"],
-        "threshold": detection.threshold,
+        "border": detection.border,
         "levels": LEVELS,
         "findings": [asdict(finding) for finding in detection.findings],
         "record": record,

@@ -1,6 +1,6 @@
-"""From a scan to findings: prepare, restore, map back, threshold.
+"""From a scan to findings: read, prepare, restore, map back, find.
 
->>> >>> detection = Detector().detect("scan.nii.gz")
+>>> detection = Detector().detect("scan.nii.gz")
 >>> detection.findings
 """
 
@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from DISYRECore.detection.ensemble import Marker, any_of, load_members, mark_all
+from DISYRECore.detection.evidence import DEFAULT_FALSE_FINDINGS, HealthyFindings
 from DISYRECore.detection.findings import Finding, label_findings
 from DISYRECore.detection.runner import Progress, VolumeRestorer, silent
-from DISYRECore.detection.scale import standardise
 from DISYRECore.detection.site_calibration import SiteCalibration, load_site
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.volume import Volume
 from DISYRECore.methods import find_method
 from DISYRECore.methods.base import Restoration
-from DISYRECore.methods.base.score import PROBABILITIES
+from DISYRECore.methods.base.score import PROBABILITIES, log_odds
 from DISYRECore.models.description import (
     BRAIN_MRI,
     DEFAULT_METHOD,
@@ -48,10 +48,10 @@ from DISYRECore.preprocessing.modalities.base import Modality
 from DISYRECore.preprocessing.prepare import PreparedBrain
 from DISYRECore.version import __version__
 
+DEFAULT_BORDER = 0.5
 DEFAULT_SPACING_MM = 1.5
 """Of the grid for methods without a model."""
 
-SMALLEST_ML = 0.1
 CLEAR_CHANGE = 0.05
 """Change of normalised intensity from which the restored image shows the restoration alone."""
 
@@ -62,13 +62,14 @@ class Detection:
 
     Attributes:
         scan: As read.
-        score: Anomaly score as shown, float32 in [0, 1]; 0 outside the brain.
-        labels: One label per finding, uint16, 1 the most prominent.
+        score: Display score, float32 in [0, 1]; 0 outside the brain.
+        labels: One label per finding, uint16, 1 the most unusual.
         restored: Restored image in scan units; the scan itself outside the brain.
         brain_mask: uint8.
         findings: In the order of their labels.
-        threshold: On the score shown.
+        border: Display score above which findings are drawn.
         record: Versions, settings, stage times and quality flags, for `run.json`.
+        parts: Display score of each contrast of a study, on the same grid.
     """
 
     scan: Volume
@@ -77,8 +78,26 @@ class Detection:
     restored: Volume
     brain_mask: Volume
     findings: list[Finding]
-    threshold: float
+    border: float
     record: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Volume] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A scan that was restored.
+
+    Attributes:
+        scan: As read.
+        brain: Prepared.
+        made: Outcome of the method on the model grid, smoothed, with the members of the ensemble.
+        warnings: Sentences.
+    """
+
+    scan: Volume
+    brain: PreparedBrain
+    made: Restoration
+    warnings: list[str]
 
 
 class Detector:
@@ -89,8 +108,8 @@ class Detector:
         method: One of `methods.method_names`; the model's own when None.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch: Slices at a time.
-        score: ``residual``, ``region``, ``fused`` or ``dynamic``, as the method has it; the model's own when None.
-        site: Name of a site calibration of the model, whose thresholds replace the model's own.
+        score: ``residual``, ``region`` or ``dynamic``, as the method has it; the model's own when None.
+        site: Name of a site calibration of the model, which replaces the model's own.
         modality: One of `modalities.modality_names`; the model's own when None.
 
     Raises:
@@ -174,24 +193,19 @@ class Detector:
         return self.model.description.spacing_mm if self.model else DEFAULT_SPACING_MM
 
     def restoration(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[Restoration, list[str]]:
-        """Runs the method on the model grid; also returns warnings.
-
-        The score is smoothed by a 3 x 3 x 3 median, the same for every method, and brought to the model's scale.
-        """
+        """Runs the method on the model grid; also returns warnings."""
         raw, warnings = self.unsmoothed(brain, progress)
         return Restoration(self.finish(raw, brain), raw.restored), warnings
 
     def finish(self, raw: RawScore, brain: PreparedBrain, median: bool = True) -> Tensor:
-        """The score (Z, Y, X) of what `unsmoothed` gave: smoothed by the median, on the model's scale, with members."""
-        mask, smoothed = brain.tensors()[1], smooth if median else _as_it_is
-        score = self.standardise(smoothed(raw.score), brain)
-        return any_of(score, [smoothed(one) for one in raw.members]) * mask if raw.members else score
+        """The score (Z, Y, X) of what `unsmoothed` gave, with the members of the ensemble.
 
-    def standardise(self, score: Tensor, brain: PreparedBrain) -> Tensor:
-        """A score map (Z, Y, X) on the scale that the model asks for, 0 outside the brain."""
-        how = self.model.description.detection.normalise.get(brain.contrast, "none") if self.model else "none"
+        Scores that the method has not smoothed itself pass a 3 x 3 x 3 median, the same for every method.
+        """
         mask = brain.tensors()[1]
-        return standardise(score * mask, mask, self.settings.get("score", "residual"), how)
+        own = self.settings_for(brain.contrast).get("smooth", 0) > 0
+        smoothed = smooth if median and not own else _as_it_is
+        return any_of(smoothed(raw.score), [smoothed(one) for one in raw.members]) * mask
 
     def unsmoothed(self, brain: PreparedBrain, progress: Progress = silent) -> tuple[RawScore, list[str]]:
         """What method and members make of a brain, without any post-processing; also returns warnings."""
@@ -214,13 +228,11 @@ class Detector:
 
     def basis(self) -> dict[str, Any]:
         """What scores depend on, by the names of `site_calibration.SiteCalibration`; for methods with a model."""
-        assert self.model
         made = {
             "model_sha256": self.model_sha256,
             "method": self.method,
             "settings": self.settings,
             "by_contrast": self.usage.by_contrast,
-            "normalise": self.model.description.detection.normalise,
         }
         return dict(json.loads(json.dumps(made)))
 
@@ -232,22 +244,66 @@ class Detector:
         hashes = [self.model.sha256, *(marker.model.sha256 for marker in self.markers)]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-    def display(self, contrast: str) -> tuple[float, float]:
-        """Score that is displayed as 1, and the default threshold on the display score, for a contrast."""
-        if self.site and contrast in self.site.thresholds:
-            return self.site.display(contrast)
-        if self.model is None or not self.model.description.detection.score_scale:
-            return 1.0, 0.5
-        detection = self.model.description.detection
-        scale, threshold = detection.score_scale, detection.thresholds
-        return scale.get(contrast, max(scale.values())), threshold.get(contrast, max(threshold.values()))
+    def scale(self, contrast: str) -> float:
+        """Score that is displayed as 1."""
+        return 1.0 if self.gives_probabilities else self.usage.score_scale.get(contrast, self._widest_scale())
+
+    def _widest_scale(self) -> float:
+        return max(self.usage.score_scale.values(), default=1.0)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether scores are probabilities."""
+        return self.settings.get("score") in PROBABILITIES
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the score is the one that borders and healthy findings of the model were measured with."""
+        return self.settings.get("score") == self.usage.settings.get("score")
+
+    def border(self, contrast: str) -> float:
+        """Display score above which findings of a contrast are drawn."""
+        borders = self.usage.borders if self.is_measured else {}
+        return borders.get(contrast, max(borders.values(), default=DEFAULT_BORDER))
+
+    def healthy(self, contrast: str) -> HealthyFindings | None:
+        """The findings of healthy scans of a contrast, of the site or of the model; None where nobody has looked."""
+        if self.site and contrast in self.site.healthy:
+            return self.site.healthy[contrast].findings
+        known = self.usage.healthy.get(contrast) if self.is_measured else None
+        return HealthyFindings(**known) if known else None
+
+    def native_score(self, brain: PreparedBrain, score: Tensor) -> Volume:
+        """Display score in [0, 1] on the grid of the scan, 0 outside the brain, of a score (Z, Y, X)."""
+        if not self.gives_probabilities:
+            return brain.to_native((score / self.scale(brain.contrast)).clamp(0, 1))
+        odds = brain.log_odds_to_native(log_odds(score))
+        return Volume((sigmoid(odds.voxels) * brain.native_mask).astype(np.float32), odds.affine)
+
+    def read(
+        self,
+        scan: Volume | Path | str,
+        clock: Clock,
+        mask: np.ndarray | Path | str | None = None,
+        contrast: str | None = None,
+    ) -> Reading:
+        """Reads, prepares and restores a scan; see `detect`."""
+        with clock("read"):
+            volume = scan if isinstance(scan, Volume) else self.modality.read(scan)
+            given = self.modality.read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
+        with clock("prepare"):
+            brain = self.modality.prepare(volume, self.spacing_mm, given, contrast)
+        with clock("restore"):
+            made, warnings = self.restoration(brain, clock.progress)
+        return Reading(volume, brain, made, [*warnings, *self.doubts(brain)])
 
     def detect(
         self,
         scan: Volume | Path | str,
         *,
         mask: np.ndarray | Path | str | None = None,
-        threshold: float | None = None,
+        border: float | None = None,
+        false_findings: float = DEFAULT_FALSE_FINDINGS,
         contrast: str | None = None,
         smallest_ml: float | None = None,
         progress: Progress = silent,
@@ -257,61 +313,80 @@ class Detector:
         Args:
             scan: A volume, or a file that the modality reads.
             mask: Brain mask, a bool array on the scan's grid or a file; found when None.
-            threshold: On the score shown, in [0, 1]; the model's own when None.
-            contrast: ``T1``, ``T2`` or ``FLAIR``; guessed when None.
+            border: Display score above which findings are drawn, in [0, 1]; the model's own when None.
+            false_findings: Findings per healthy scan that are accepted.
+            contrast: ``T1``, ``T2`` or ``FLAIR``; recognised when None.
             smallest_ml: Findings below this volume are dropped; the modality's own when None.
-            progress: See `restore.Progress`.
+            progress: See `runner.Progress`.
 
         Raises:
             DisyreError: The scan cannot be used.
         """
         clock = Clock(progress)
-        with clock("read"):
-            volume = scan if isinstance(scan, Volume) else self.modality.read(scan)
-            given = self.modality.read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
-            smallest_ml = self.modality.smallest_ml if smallest_ml is None else smallest_ml
-        with clock("prepare"):
-            brain = self.modality.prepare(volume, self.spacing_mm, given, contrast)
-        with clock("restore"):
-            made, warnings = self.restoration(brain, progress)
+        reading = self.read(scan, clock, mask, contrast)
+        brain = reading.brain
         with clock("map back"):
-            scale, usual = self.display(brain.contrast)
-            score = brain.to_native((made.score / scale).clamp(0, 1))
-            restored = _restored(volume, brain, made)
+            score = self.native_score(brain, reading.made.score)
+            restored = restored_scan(reading)
+        return self.conclude(reading, score, restored, brain.contrast, clock, border, false_findings, smallest_ml)
+
+    def conclude(
+        self,
+        reading: Reading,
+        score: Volume,
+        restored: Volume,
+        contrast: str,
+        clock: Clock,
+        border: float | None,
+        false_findings: float,
+        smallest_ml: float | None,
+    ) -> Detection:
+        """Findings and record of a display score on the grid of a scan; `contrast` may be that of a study."""
+        native_mask = reading.brain.native_mask
+        drawn_from = self.border(contrast) if border is None else border
+        smallest_ml = self.modality.smallest_ml if smallest_ml is None else smallest_ml
+        healthy = self.healthy(contrast)
         with clock("findings"):
-            cut = usual if threshold is None else threshold
-            labels, findings = label_findings(score, cut, brain.native_mask, smallest_ml)
+            labels, findings = label_findings(score, drawn_from, native_mask, smallest_ml, healthy, false_findings)
             if not self.modality.has_sides:
                 findings = [replace(finding, side="") for finding in findings]
-        record = self._record(brain, cut, smallest_ml, clock.seconds, [*warnings, *self._doubts(brain)])
+        record = {
+            **self._identity(contrast),
+            "border": drawn_from,
+            "false_findings": false_findings if healthy else None,
+            "healthy": asdict(healthy) if healthy else None,
+            "smallest_ml": smallest_ml,
+            "scan": reading.brain.record(),
+            "warnings": reading.warnings,
+            "seconds": {stage: round(value, 3) for stage, value in clock.seconds.items()},
+        }
         return Detection(
-            scan=volume,
+            scan=reading.scan,
             score=score,
-            labels=Volume(labels, volume.affine),
+            labels=Volume(labels, score.affine),
             restored=restored,
-            brain_mask=Volume(brain.native_mask.astype(np.uint8), volume.affine),
+            brain_mask=Volume(native_mask.astype(np.uint8), score.affine),
             findings=findings,
-            threshold=cut,
+            border=drawn_from,
             record=record,
         )
 
-    def _doubts(self, brain: PreparedBrain) -> list[str]:
-        doubts = self._site_doubts(brain)
+    def doubts(self, brain: PreparedBrain) -> list[str]:
+        """What a reader should know about how well model and site fit a scan."""
+        doubts = self._site_doubts(brain.contrast)
         if self.model is None or brain.contrast in self.model.description.contrasts:
             return doubts
         trained = ", ".join(self.model.description.contrasts)
         return [f"The model was trained for {trained}, not for {brain.contrast}: do not rely on its score.", *doubts]
 
-    def _site_doubts(self, brain: PreparedBrain) -> list[str]:
+    def _site_doubts(self, contrast: str) -> list[str]:
         if self.site is None:
             return []
-        if brain.contrast in self.site.thresholds:
-            return [f"Site calibration: {doubt}" for doubt in self.site.thresholds[brain.contrast].warnings]
-        return [f"The site calibration has no {brain.contrast} scans: the model's own threshold was used."]
+        if contrast in self.site.healthy:
+            return [f"Site calibration: {doubt}" for doubt in self.site.healthy[contrast].warnings]
+        return [f"The site calibration has no {contrast} scans: the model's own was used."]
 
-    def _record(
-        self, brain: PreparedBrain, threshold: float, smallest_ml: float, seconds: dict[str, float], warnings: list[str]
-    ) -> dict[str, Any]:
+    def _identity(self, contrast: str) -> dict[str, Any]:
         return {
             "disyre": __version__,
             "torch": torch.__version__,
@@ -322,16 +397,11 @@ class Detector:
             "model_sha256": self.model_sha256,
             "method": self.method,
             "modality": self.modality.name,
-            "site": self.site.site if self.site else None,
-            "settings": self.settings_for(brain.contrast),
-            "members": [m.member.model for m in self.listened_to() if brain.contrast in m.member.contrasts],
+            "site_calibration": self.site.site if self.site else None,
+            "settings": self.settings_for(contrast),
+            "members": [m.member.model for m in self.listened_to() if contrast in m.member.contrasts],
             "device": str(self.device),
-            "score_scale": self.display(brain.contrast)[0],
-            "threshold": threshold,
-            "smallest_ml": smallest_ml,
-            "scan": brain.record(),
-            "warnings": warnings,
-            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "score_scale": self.scale(contrast),
         }
 
 
@@ -385,6 +455,11 @@ def _own_method(description: ModelDescription) -> str:
     return description.method
 
 
+def sigmoid(odds: np.ndarray) -> np.ndarray:
+    """Probabilities of log odds; any shape."""
+    return 1 / (1 + np.exp(-odds))
+
+
 def _as_it_is(score: Tensor) -> Tensor:
     return score
 
@@ -409,8 +484,9 @@ def smooth(score: Tensor) -> Tensor:
     return torch.from_numpy(ndimage.median_filter(score.cpu().numpy(), size=3))
 
 
-def _restored(scan: Volume, brain: PreparedBrain, made: Restoration) -> Volume:
+def restored_scan(reading: Reading) -> Volume:
     """The restored image in scan units where the method changed the scan, elsewhere the scan with all its detail."""
+    scan, brain, made = reading.scan, reading.brain, reading.made
     x, _ = brain.tensors()
     change = brain.to_native((made.restored - x).abs()).voxels
     share = np.clip(change / CLEAR_CHANGE, 0, 1)

@@ -1,40 +1,32 @@
-"""Site calibrations: thresholds of a model for one scanner, measured on healthy scans of that scanner."""
+"""Site calibrations: what a model finds in healthy scans of one scanner."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable, write_text
-from DISYRECore.methods.base.score import PROBABILITIES
 from DISYRECore.models.description import find_model
 
 FOLDER = "sites"
-DISPLAY_THRESHOLD = 0.25
-"""Where the calibrated threshold of a residual or fused score lies on the display score; fixes its scale."""
 
 
 @dataclass(frozen=True)
-class SiteThreshold:
-    """The threshold of one contrast, in units of the score before it is scaled for display.
+class SiteContrast:
+    """What one contrast of a site is like.
 
     Attributes:
-        threshold: Score that the stated share of healthy voxels exceeds.
-        interval: 95 % bootstrap interval over the scans; None for a single scan.
-        scans: Number of healthy scans.
-        scan_rates: Share of voxels above the threshold in each of them, rising.
+        findings: Of its healthy scans.
         warnings: Sentences for whoever uses them.
     """
 
-    threshold: float
-    interval: tuple[float, float] | None
-    scans: int
-    scan_rates: tuple[float, ...] = ()
+    findings: HealthyFindings
     warnings: tuple[str, ...] = ()
 
 
@@ -44,12 +36,10 @@ class SiteCalibration:
 
     Attributes:
         site: Its name.
-        model, model_sha256: What the thresholds belong to.
+        model, model_sha256: What it belongs to.
         method: Likewise.
         settings, by_contrast: Of the method, for all contrasts and for some.
-        normalise: See `models.description.DetectionSettings`.
-        rate: Share of healthy voxels above the thresholds.
-        thresholds: By contrast.
+        healthy: By contrast.
         disyre: Version.
     """
 
@@ -58,30 +48,17 @@ class SiteCalibration:
     model_sha256: str
     method: str
     settings: dict[str, Any]
-    normalise: dict[str, str]
-    rate: float
-    thresholds: dict[str, SiteThreshold] = field(default_factory=dict)
+    by_contrast: dict[str, dict[str, Any]]
+    healthy: dict[str, SiteContrast]
     disyre: str = ""
-    by_contrast: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def fits(self, basis: dict[str, Any]) -> bool:
-        """Whether the thresholds belong to this model, method and settings, see `detector.Detector.basis`."""
+        """Whether it belongs to this model, method and settings, see `detector.Detector.basis`."""
         return all(getattr(self, name) == value for name, value in basis.items())
-
-    def display(self, contrast: str) -> tuple[float, float]:
-        """Score that is displayed as 1, and the threshold on the display score."""
-        threshold = self.thresholds[contrast].threshold
-        scale = display_scale(self.settings.get("score", "residual"), threshold)
-        return scale, threshold / scale
 
     def to_json(self) -> str:
         """Text of its file."""
         return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def display_scale(score: str, threshold: float) -> float:
-    """Score that is displayed as 1: region and fused scores are probabilities and displayed as they are."""
-    return 1.0 if score in PROBABILITIES else max(threshold, 1e-9) / DISPLAY_THRESHOLD
 
 
 def save_site(calibration: SiteCalibration, model: str) -> Path:
@@ -135,14 +112,16 @@ def list_sites(model: str) -> list[str]:
 def _read(path: Path) -> SiteCalibration:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        thresholds = {name: SiteThreshold(**_tuples(one)) for name, one in values.pop("thresholds").items()}
-        return SiteCalibration(**values, thresholds=thresholds)
+        healthy = {name: _contrast(one) for name, one in values.pop("healthy").items()}
+        return SiteCalibration(**values, healthy=healthy)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DisyreError(f"The site calibration {path.name} is not readable; calibrate again.") from error
+        raise DisyreError(
+            f"The site calibration {path.name} is damaged or of an earlier version; calibrate again."
+        ) from error
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def _contrast(values: dict[str, Any]) -> SiteContrast:
+    return SiteContrast(HealthyFindings(**values["findings"]), tuple(values["warnings"]))
 
 
 def _folders(model: str) -> list[Path]:

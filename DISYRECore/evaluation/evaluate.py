@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from DISYRECore.detection.detector import SMALLEST_ML, Detector, RawScore, model_for
+from DISYRECore.detection.detector import Detector, RawScore, model_for
 from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation.datasets import Case, read_dataset
 from DISYRECore.evaluation.metrics import (
@@ -58,6 +58,7 @@ from DISYRECore.version import __version__
 
 SMALLEST_LESION_MM3 = 100.0
 OVERLAP = 0.1
+SMALLEST_ML = 0.1
 FALSE_POSITIVE_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 THRESHOLDS = 20
 SCAN_QUANTILE = 0.999
@@ -162,8 +163,8 @@ def score_cases(detector: Detector, cases: Sequence[Case], folder: Path) -> Scor
         scored.warnings += _notes(case, truth)
         for variant, score in maps.items():
             _store_for(scored.variants, folder, variant).add(score[brain.native_mask], truth[brain.native_mask])
-        scale, threshold = detector.display(brain.contrast)
-        own = (maps[USED], truth, brain.native_mask, scale * threshold)
+        border = detector.border(brain.contrast)
+        own = (maps[USED], truth, brain.native_mask, border)
         scored.cases.append(cache_prediction(folder / f"{number}.npz", case.name, case.subject, scan.affine, *own))
     if not scored.cases:
         raise DisyreError(f"No case could be evaluated. {scored.warnings[0]}")
@@ -174,7 +175,9 @@ def _score(detector: Detector, case: Case) -> tuple[Volume, np.ndarray, dict[str
     scan, truth, mask = case.load()
     brain = prepare(scan, detector.spacing_mm, mask, case.contrast if case.contrast in KNOWN_CONTRASTS else None)
     made, _ = detector.unsmoothed(brain)
-    maps = {name: brain.to_native(score).voxels for name, score in _variants(detector, made, brain).items()}
+    maps = {
+        name: detector.native_score(brain, score).voxels for name, score in _variants(detector, made, brain).items()
+    }
     if not all(np.isfinite(score).all() for score in maps.values()):
         raise DisyreError(f"{case.name}: the anomaly scores contain NaN; check the scan and the model.")
     return scan, truth, maps, brain
@@ -471,7 +474,7 @@ def evaluate(
         report: Folder of the results.
         device: See `detection.detector.Detector`.
         protocol: ``exact``, or one of `protocols.PROTOCOLS` to be measured beside it.
-        site: Site calibration for the thresholds of every method with a model.
+        site: Site calibration for every method with a model.
 
     Returns:
         The table.
@@ -527,8 +530,6 @@ def _identity(detector: Detector) -> dict[str, Any]:
         "method": detector.method,
         "model": model.description.id if model else None,
         "model_sha256": detector.model_sha256,
-        "normalise": detector.usage.normalise,
-        "nominal_rate": detector.usage.false_positive_rate if model else None,
         "settings": detector.settings,
         "by_contrast": detector.usage.by_contrast,
         "site": detector.site.site if detector.site else None,

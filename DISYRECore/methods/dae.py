@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from DISYRECore.methods.base import MethodSpec, Restoration, Restore
-from DISYRECore.methods.base.score import combine
+from DISYRECore.methods.base.score import choose
 
 NOISE_POINTS = 16
 """Points of the noise lattice along a slice of `SLICE_POINTS` points; the noise is drawn there."""
@@ -30,7 +30,7 @@ def dae(restore: Restore, x: Tensor, mask: Tensor, *, score: str = "residual") -
     """
     restored, logit = restore(x, 0)
     region = None if logit is None else torch.sigmoid(logit)
-    return Restoration(combine((x - restored).abs(), region, score) * mask, restored.clamp(0, 1) * mask)
+    return Restoration(choose((x - restored).abs(), region, score) * mask, restored.clamp(0, 1) * mask)
 
 
 def coarse_noise(image: Tensor, mask: Tensor, generator: Generator, sigma: float = SIGMA) -> Tensor:

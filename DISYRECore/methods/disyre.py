@@ -11,7 +11,7 @@ from torch import Tensor
 
 from DISYRECore.corruption.severity import STEPS, severity_of, step_of
 from DISYRECore.methods.base import MethodSpec, Restoration, Restore
-from DISYRECore.methods.base.score import combine, mean_region
+from DISYRECore.methods.base.score import choose, mean_region
 
 
 def disyre(
@@ -41,7 +41,7 @@ def disyre(
         total = total + (x_t - xh0).abs() / steps
         if n + 1 < steps:
             x_t = (xh0 + a[n + 1] / a[n] * (x_t - xh0)).clamp(0, 1)
-    return Restoration(combine(total, mean_region(outputs), score) * mask, outputs[-1][0].clamp(0, 1) * mask)
+    return Restoration(choose(total, mean_region(outputs), score) * mask, outputs[-1][0].clamp(0, 1) * mask)
 
 
 SPEC = MethodSpec(

@@ -7,23 +7,39 @@ Naval Marimont et al., "Ensembled cold-diffusion restorations for unsupervised a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from DISYRECore.corruption.blur import blur_within
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.methods.base import MethodSpec, Restoration, Restore
-from DISYRECore.methods.base.score import (
-    PROBABILITIES,
-    bright_evidence,
-    combine,
-    departure_by_sign,
-    mean_region,
-    raised,
-)
+from DISYRECore.methods.base.score import choose, log_odds, mean_region, robust_z
+
+NEUTRAL, BRIGHTEST = 2.0, 3.0
+"""Robust z-scores: one that says nothing either way, and one from which on more says no more."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of the score ``region``, each (Z, Y, X), 0 outside the brain.
+
+    Attributes:
+        region: logit p, p the mean probability of the corrupted region over the ensemble.
+        rise: 1/N sum_n max(x - P(x, t_n), 0), by how much the image is brighter than it was restored to.
+        brightness: clip(z, -3, 3) - 2, z the robust z-score of the intensity: from 2 on, what is bright counts as
+            anomalous, and from 3 on more brightness says no more. Not smoothed, or the smallest lesions would go.
+    """
+
+    region: Tensor
+    rise: Tensor
+    brightness: Tensor
+
+    def log_odds(self, residual_weight: float, z_weight: float) -> Tensor:
+        """l = logit p + w_r rise + w_z brightness."""
+        return self.region + residual_weight * self.rise + z_weight * self.brightness
 
 
 def disyre_v2(
@@ -32,59 +48,67 @@ def disyre_v2(
     mask: Tensor,
     *,
     severities: Sequence[float] = (0.25, 0.5, 0.75, 0.95),
-    mirror: bool = False,
-    zoom: float = 1.0,
     smooth: float = 0.0,
-    brightness: float = 0.0,
-    bright: float = 1.0,
-    dark: float = 1.0,
+    residual_weight: float = 0.0,
+    z_weight: float = 0.0,
+    offset: float = 0.0,
     score: str = "residual",
     direction: str = "monotone",
 ) -> Restoration:
     """Ensembled one-step restorations of the same input at N assumed severities.
 
-        AS(x) = 1/N sum_n |x - P(x, t_n)|
+        AS(x) = 1/N sum_n |x - P(x, t_n)|                     score ``residual``, as published
+        AS(x) = sigmoid(logit p + w_r rise + w_z b + c)       score ``region``, ours, see `Terms`
 
-    With `mirror`, an addition of ours, the ensemble also restores the input mirrored left to right and magnified by
-    `zoom`, since the network sees larger anomalies better. The restored image is the mean of all restorations,
-    clipped to [0, 1]. Three more are ours. With `smooth`, the residual and the logit of the region become their means
-    over a Gaussian neighbourhood of that many voxels, so that what one slice alone marks fades. With `brightness`,
-    scores that are probabilities gain that much of `bright_evidence`: for FLAIR, where healthy fluid is dark and most
-    lesions are bright. With `bright` or `dark` below 1, changes of that sign count less, see `departure_by_sign`.
+    The restored image is the mean of the restorations.
+
+    Args:
+        restore, x, mask: See `methods.base`.
+        severities: One for each member of the ensemble.
+        smooth: Width in voxels of a Gaussian over which what the network says becomes its mean in the brain.
+        residual_weight, z_weight: w_r and w_z.
+        offset: c, which puts the border of findings at one half.
+        score: ``residual`` or ``region``.
+        direction: See `severity.step_of`.
     """
-    steps = step_of(torch.tensor(severities), direction).tolist()
-    outputs = [restore(x, int(step)) for step in steps]
-    if mirror:
-        outputs += [_restore_mirrored(restore, x, int(step), zoom) for step in steps]
-    residual = torch.stack([departure_by_sign(x - restored, bright, dark) for restored, _ in outputs]).mean(0)
-    restored = torch.stack([restored for restored, _ in outputs]).mean(0).clamp(0, 1)
-    region = mean_region(outputs)
-    if smooth > 0:
-        residual = blur_within(residual, mask, smooth)
-        if region is not None:
-            region = torch.sigmoid(blur_within(torch.logit(region, eps=1e-6), mask, smooth))
-    total = combine(residual, region, score)
-    if brightness and score in PROBABILITIES:
-        total = raised(total, brightness * bright_evidence(x, mask))
-    return Restoration(total * mask, restored * mask)
+    outputs = restore_all(restore, x, severities, direction)
+    restored = _mean([restored for restored, _ in outputs]).clamp(0, 1) * mask
+    if score == "region":
+        odds = terms(outputs, x, mask, smooth).log_odds(residual_weight, z_weight) + offset
+        return Restoration(torch.sigmoid(odds) * mask, restored)
+    residual = choose(_mean([(x - restored).abs() for restored, _ in outputs]), None, score)
+    return Restoration(_smoothed(residual, mask, smooth), restored)
 
 
-def _restore_mirrored(restore: Restore, x: Tensor, step: int, zoom: float) -> tuple[Tensor, Tensor | None]:
-    """What a network makes of the mirrored and magnified image, brought back: its change, and the region's logit."""
-    seen = _resize(x.flip(2), [round(zoom * n) for n in x.shape])
-    restored, region = restore(seen, step)
-    change = _resize(restored - seen, x.shape).flip(2)
-    return x + change, None if region is None else _resize(region, x.shape).flip(2)
+def restore_all(
+    restore: Restore, x: Tensor, severities: Sequence[float], direction: str = "monotone"
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Restored image and logit of the region at every severity."""
+    return [restore(x, int(step)) for step in step_of(torch.tensor(severities), direction).tolist()]
 
 
-def _resize(volume: Tensor, shape: Sequence[int]) -> Tensor:
-    if volume.shape == torch.Size(shape):
-        return volume
-    return F.interpolate(volume[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
+def terms(outputs: Sequence[tuple[Tensor, Tensor | None]], x: Tensor, mask: Tensor, smooth: float) -> Terms:
+    """The terms of the score of what a network made of an image at some severities.
+
+    Raises:
+        DisyreError: The network marks no regions.
+    """
+    region = log_odds(choose(x, mean_region(list(outputs)), "region"))
+    rise = _mean([(x - restored).clamp(min=0) for restored, _ in outputs])
+    brightness = robust_z(x, mask).clamp(-BRIGHTEST, BRIGHTEST) - NEUTRAL
+    return Terms(_smoothed(region, mask, smooth), _smoothed(rise, mask, smooth), brightness * mask)
+
+
+def _smoothed(values: Tensor, mask: Tensor, sigma: float) -> Tensor:
+    return blur_within(values, mask, sigma) if sigma > 0 else values * mask
+
+
+def _mean(volumes: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(volumes)).mean(0)
 
 
 def _evaluations(settings: Mapping[str, Any]) -> int:
-    return len(settings.get("severities", SPEC.settings["severities"])) * (1 + bool(settings.get("mirror")))
+    return len(settings.get("severities", SPEC.settings["severities"]))
 
 
 SPEC = MethodSpec("disyre-v2", "ensemble of one-step restorations", disyre_v2, "restoration", _evaluations)

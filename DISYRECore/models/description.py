@@ -25,6 +25,10 @@ HELPERS = (SKULL_STRIP, SMALL_LESIONS)
 """In place of a method: what models do that detect nothing by themselves."""
 
 
+GONE = ("mirror", "zoom", "brightness")
+"""Settings of the format before that no method has any more."""
+
+
 @dataclass(frozen=True)
 class EnsembleMember:
     """Another network whose anomalies count too, see `detection.ensemble`.
@@ -48,20 +52,17 @@ class DetectionSettings:
         settings: Of the method, for example the severities of its ensemble.
         by_contrast: Settings that a contrast has besides, or instead.
         members: Further networks of the ensemble.
-        normalise: How the scores of each scan are brought to one scale, per contrast, see
-            `detection.scale.NORMALISATIONS`; ``none`` for contrasts that it does not name.
-        score_scale: Score that is displayed as 1, per contrast.
-        thresholds: Default threshold on the display score, per contrast.
-        false_positive_rate: Share of healthy voxels above the thresholds when they were calibrated.
+        score_scale: Score that is displayed as 1, per contrast; 1 for contrasts that it does not name.
+        borders: Display score above which the voxels of a finding are drawn, per contrast.
+        healthy: The findings of healthy scans, per contrast, see `detection.evidence.HealthyFindings`.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     by_contrast: dict[str, dict[str, Any]] = field(default_factory=dict)
     members: tuple[EnsembleMember, ...] = ()
-    normalise: dict[str, str] = field(default_factory=dict)
     score_scale: dict[str, float] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    false_positive_rate: float = 0.01
+    borders: dict[str, float] = field(default_factory=dict)
+    healthy: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,17 @@ def read_description(folder: Path) -> ModelDescription:
 def _detection(values: dict[str, Any]) -> DetectionSettings:
     members = tuple(EnsembleMember(**{**m, "contrasts": tuple(m["contrasts"])}) for m in values.get("members", ()))
     found = DetectionSettings(**{**values, "members": members})
-    tables = (found.settings, found.by_contrast, found.thresholds, found.normalise, *found.by_contrast.values())
+    tables = (found.settings, found.by_contrast, found.borders, found.healthy, *found.by_contrast.values())
     if not all(isinstance(one, dict) for one in tables):
         raise TypeError("no table")
     return found
 
 
 def migrated(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `model.json` in `FORMAT`, from that or the format before, which had no number."""
+    """The fields of `model.json` in `FORMAT`, from that or the format before, which had no number.
+
+    Calibrations of the format before (a share of voxels) are dropped; its settings that are gone as well.
+    """
     values = dict(values)
     if values.pop("format", 1) == FORMAT:
         return values
@@ -167,8 +171,9 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
     by_contrast = {contrast: _renamed(one) for contrast, one in values.pop("contrast_settings", {}).items()}
     spots = {contrast: one.pop("spots") for contrast, one in by_contrast.items() if "spots" in one}
     members = [{"model": "brain-small-lesions", "contrasts": [c], "weight": weight} for c, weight in spots.items()]
-    tables = ("normalise", "score_scale", "thresholds", "false_positive_rate")
-    detection = {name: values.pop(name) for name in tables if name in values}
+    detection = {"score_scale": values.pop("score_scale", {}), "borders": values.pop("thresholds", {})}
+    for name in ("normalise", "false_positive_rate"):
+        values.pop(name, None)
     detection |= {"settings": _renamed(values.pop("settings")), "by_contrast": by_contrast, "members": members}
     network = {"kind": kind, **{{"looks": "stages"}.get(name, name): v for name, v in values["network"].items()}}
     modality = values.pop("profile", BRAIN_MRI)
@@ -176,4 +181,5 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(settings: dict[str, Any]) -> dict[str, Any]:
-    return {{"draws": "samples"}.get(name, name): value for name, value in settings.items()}
+    named = {{"draws": "samples"}.get(name, name): value for name, value in settings.items() if name not in GONE}
+    return named | ({"score": "region"} if named.get("score") == "fused" else {})

@@ -1,7 +1,7 @@
 """The report of one scan: a single HTML file that needs nothing but a browser and sends nothing anywhere.
 
 Each slice is an SVG in voxel units, stretched to millimetres: the scan as a grey PNG, on it the score as a
-PNG that is transparent below the threshold, on that the findings as outlines along voxel borders.
+PNG that is transparent below the border, on that the findings as outlines along voxel borders.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Scene:
     Attributes:
         image: The scan as grey values 0..255.
         restored: The restored image in the same window.
-        heat: 0 below the threshold, then 1..255 up to the score scale.
+        heat: 0 below the border, then 1..255 up to the score scale.
         labels: Number of the finding, 0 where there is none.
         affine: (4, 4), voxel index to RAS mm.
         spacing_mm: Along X, Y, Z.
@@ -84,7 +84,7 @@ def write_report(
     brain_mask: np.ndarray,
     labels: np.ndarray,
     findings: Sequence[Finding],
-    threshold: float,
+    border: float,
     score_scale: float,
     settings: Mapping[str, Any],
     quality: Sequence[str] = (),
@@ -101,7 +101,7 @@ def write_report(
         brain_mask: (X, Y, Z) on the same grid, true (non-zero) in the brain.
         labels: (X, Y, Z) label image of the findings on the same grid.
         findings: What `labels` holds; the first ten are pictured.
-        threshold: What the findings are above, in the units of the score.
+        border: Score above which findings are drawn.
         score_scale: The score that is drawn in the brightest colour, in the same units.
         settings: Names and values to list under "Settings".
         quality: Sentences to show as warnings.
@@ -110,10 +110,10 @@ def write_report(
     Raises:
         DisyreError: The brain mask is empty, or the file cannot be written.
     """
-    scene = replace(_scene(image, score, restored, brain_mask, labels, threshold, score_scale), frames=frames)
+    scene = replace(_scene(image, score, restored, brain_mask, labels, border, score_scale), frames=frames)
     body = [
-        _header(title, _summary(findings, threshold, specks=bool(scene.heat.any())), quality),
-        _overview(scene, threshold, score_scale),
+        _header(title, _summary(findings, specks=bool(scene.heat.any())), quality),
+        _overview(scene, border, score_scale),
         *(_finding(scene, finding) for finding in findings[:MOST_PICTURED]),
         _findings_table(findings),
         _settings_table(settings),
@@ -130,7 +130,7 @@ def _scene(
     restored: Volume | None,
     brain_mask: np.ndarray,
     labels: np.ndarray,
-    threshold: float,
+    border: float,
     score_scale: float,
 ) -> _Scene:
     brain = to_canonical(replace(image, voxels=np.asarray(brain_mask, bool)))
@@ -140,7 +140,7 @@ def _scene(
     return _Scene(
         image=_to_grey(scan.voxels, low, high),
         restored=None if restored is None else _to_grey(_cut(restored, box).voxels, low, high),
-        heat=_to_heat(_cut(score, box).voxels, inside, threshold, score_scale),
+        heat=_to_heat(_cut(score, box).voxels, inside, border, score_scale),
         labels=_cut(replace(image, voxels=labels), box).voxels,
         affine=scan.affine,
         spacing_mm=scan.spacing_mm,
@@ -155,9 +155,9 @@ def _to_grey(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
     return (np.clip((voxels - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
 
 
-def _to_heat(score: np.ndarray, brain: np.ndarray, threshold: float, score_scale: float) -> np.ndarray:
-    level = np.clip((score - threshold) / max(score_scale - threshold, 1e-9), 0, 1)
-    return np.where(brain & (score > threshold), 1 + 254 * level, 0).astype(np.uint8)
+def _to_heat(score: np.ndarray, brain: np.ndarray, border: float, score_scale: float) -> np.ndarray:
+    level = np.clip((score - border) / max(score_scale - border, 1e-9), 0, 1)
+    return np.where(brain & (score > border), 1 + 254 * level, 0).astype(np.uint8)
 
 
 def _slice(scene: _Scene, axis: int, index: int) -> _Slice:
@@ -250,18 +250,16 @@ def _header(title: str, summary: str, quality: Sequence[str]) -> str:
     return f"<header>{heading}<p class=summary>{escape(summary)}</p>{warnings}</header>"
 
 
-def _summary(findings: Sequence[Finding], threshold: float, specks: bool) -> str:
+def _summary(findings: Sequence[Finding], specks: bool) -> str:
     if not findings:
-        size = " is large enough to be a finding" if specks else ""
-        return f"Nothing above the threshold{size}. {CAVEAT}"
-    largest = max(findings, key=lambda finding: finding.volume_ml)
-    size = ", ".join(filter(None, (_volume(largest.volume_ml), largest.side)))
-    if len(findings) == 1:
-        return f"1 finding above the threshold {threshold:.3g}: {size}."
-    return f"{len(findings)} findings above the threshold {threshold:.3g}; the largest, {size}."
+        size = " Some voxels are above the border, but in no finding that is unusual or large enough." if specks else ""
+        return f"Nothing unusual found.{size} {CAVEAT}"
+    count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+    first = ", ".join(filter(None, (_volume(findings[0].volume_ml), findings[0].side, findings[0].rarity)))
+    return f"{count}{';' if len(findings) == 1 else '; the first:'} {first}."
 
 
-def _overview(scene: _Scene, threshold: float, score_scale: float) -> str:
+def _overview(scene: _Scene, border: float, score_scale: float) -> str:
     depth = scene.image.shape[AXIAL]
     places = np.unique(np.linspace(0, depth - 1, OVERVIEW_SLICES + 2).round().astype(int)[1:-1])
     panels = "".join(_overview_panel(_slice(scene, AXIAL, int(index))) for index in places)
@@ -271,12 +269,12 @@ def _overview(scene: _Scene, threshold: float, score_scale: float) -> str:
         "(L) is on the right."
     )
     note = (
-        f"{'Frames of the clip in their order.' if scene.frames else where} Colour: anomaly score above the threshold. "
+        f"{'Frames of the clip in their order.' if scene.frames else where} Colour: anomaly score above the border. "
         "Cyan: findings; what is coloured without an outline is too small to be one."
     )
     return (
         f"<section><h2>Overview</h2><div class=overview>{panels}</div><p class=legend>"
-        f"{threshold:.3g}<i></i>{score_scale:.3g} or more</p><p class=note>{note}</p></section>"
+        f"{border:.3g}<i></i>{score_scale:.3g} or more</p><p class=note>{note}</p></section>"
     )
 
 
@@ -298,8 +296,8 @@ def _finding(scene: _Scene, finding: Finding) -> str:
     axes = (AXIAL,) if scene.frames else (2, 1, 0)
     rows = "".join(_finding_row(scene, finding, axis, voxel[axis]) for axis in axes)
     heads = ["Score on scan", "Scan", "Restored towards healthy"][: 2 if scene.restored is None else 3]
-    scores = f"peak {finding.peak:.3g} · mean {finding.mean:.3g}"
-    facts = " · ".join(filter(None, (finding.side, _volume(finding.volume_ml), scores)))
+    shown = f"shown by {', '.join(finding.contrasts)}" if finding.contrasts else ""
+    facts = " · ".join(filter(None, (finding.side, _volume(finding.volume_ml), finding.rarity, shown)))
     return (
         f"<section class=finding><h2>Finding {finding.label} <span>{facts}</span></h2>"
         f'<div class=planes style="--columns:{len(heads)};--widest:{_widest_mm(scene):.1f}">'
@@ -330,9 +328,18 @@ def _widest_mm(scene: _Scene) -> float:
 def _findings_table(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
-    heads = ("Finding", "Side", "Volume", "Peak score", "Mean score", "Centre, RAS (mm)")
+    heads = ("Finding", "Side", "Volume", "Longest", "How unusual", "Shown by", "Peak score", "Centre, RAS (mm)")
     rows = [
-        (f"{one.label}", one.side, _volume(one.volume_ml), f"{one.peak:.3g}", f"{one.mean:.3g}", _place(one))
+        (
+            f"{one.label}",
+            one.side,
+            _volume(one.volume_ml),
+            f"{one.diameter_mm:.0f} mm",
+            one.rarity or "not calibrated",
+            ", ".join(one.contrasts),
+            f"{one.peak:.3g}",
+            _place(one),
+        )
         for one in findings[:MOST_LISTED]
     ]
     return f"<section><h2>Findings</h2>{html_table(rows, heads)}{_left_out(len(findings))}</section>"

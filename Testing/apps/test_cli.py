@@ -16,6 +16,8 @@ import SimpleITK as sitk
 from support import ROOT, write_dicom
 
 from DISYRECore.apps.cli import main
+from DISYRECore.detection.detector import Detector
+from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.io.read import read_mask, read_volume
 from DISYRECore.io.volume import Volume, to_canonical
 from DISYRECore.io.write import write_volume
@@ -113,12 +115,64 @@ def _turned(volume: Volume, codes: tuple[str, str, str]) -> Volume:
     return Volume(np.ascontiguousarray(voxels[slices]), volume.affine @ change)
 
 
-def test_method_threshold_and_contrast_are_obeyed(scan, tmp_path):
-    arguments = ["--method", "z-score", "--threshold", "0.9", "--contrast", "T2"]
+def test_method_border_and_contrast_are_obeyed(scan, tmp_path):
+    arguments = ["--method", "z-score", "--border", "0.2", "--contrast", "T2"]
     assert main(["detect", str(scan), "-o", str(tmp_path), *arguments]) == 0
     record = json.loads((tmp_path / "run.json").read_text())
-    assert (record["method"], record["threshold"], record["scan"]["contrast"]) == ("z-score", 0.9, "T2")
+    assert (record["method"], record["border"], record["scan"]["contrast"]) == ("z-score", 0.2, "T2")
     assert record["model"] is None
+    labels = read_volume(tmp_path / "anomalies.nii.gz").voxels > 0
+    assert (read_volume(tmp_path / "score.nii.gz").voxels[labels] > 0.2).all()
+
+
+def test_fewer_accepted_false_findings_leave_only_the_rarer_findings(scan, tmp_path, monkeypatch):
+    healthy = HealthyFindings(0.05, 10, tuple(np.geomspace(300, 0.01, 60)))
+    monkeypatch.setattr(Detector, "healthy", lambda detector, contrast: healthy)
+    rarities, options = {}, ["--method", "z-score", "--border", "0.1"]
+    for accepted, arguments in (("900", ["--false-findings", "900"]), ("0.5", [])):
+        assert main(["detect", str(scan), "-o", str(tmp_path / accepted), *options, *arguments]) == 0
+        assert json.loads((tmp_path / accepted / "run.json").read_text())["false_findings"] == float(accepted)
+        with (tmp_path / accepted / "findings.csv").open() as file:
+            rarities[accepted] = [float(row["false_findings"]) for row in csv.DictReader(file)]
+    assert max(rarities["0.5"], default=0) <= 0.5 < max(rarities["900"])
+    assert rarities["0.5"] == [one for one in rarities["900"] if one <= 0.5]
+
+
+@pytest.mark.parametrize("option", [("--false-findings", "0"), ("--false-findings", "-1"), ("--border", "1.5")])
+def test_numbers_that_mean_nothing_are_refused(option, scan, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main(["detect", str(scan), "-o", str(tmp_path / "out"), *option])
+    assert refusal.value.code == 2
+    assert option[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_inputs_are_a_list_of_scans(scan, tmp_path):
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(scan.read_bytes())
+    assert main(["detect", str(scan), str(other), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 0
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("scan", "ok"), ("other", "ok")]
+    assert {path.name for path in (tmp_path / "out" / "other").iterdir()} == FILES
+
+
+def test_one_missing_input_of_several_is_named_before_computing(scan, tmp_path, capsys):
+    missing = tmp_path / "nowhere.nii.gz"
+    assert main(["detect", str(scan), str(missing), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_goes_with_one_scan(scan, tmp_path, capsys):
+    arguments = ["--method", "z-score", "--mask", str(scan)]
+    assert main(["detect", str(scan), str(scan), "-o", str(tmp_path / "out"), *arguments]) == 2
+    assert "--mask goes with one scan" in capsys.readouterr().err
+
+
+def test_a_study_is_for_methods_that_give_probabilities(scan, tmp_path, capsys):
+    assert main(["detect", "--study", str(scan), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 2
+    assert "use the default method" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -126,9 +180,10 @@ def test_method_threshold_and_contrast_are_obeyed(scan, tmp_path):
     [
         (["--method", "ruler"], "z-score"),
         (["--method", "z-score", "--profile", "brain-mri"], "--modality"),
+        (["--method", "z-score", "--threshold", "0.4"], "--border"),
         (["--method", "z-score", "--site", "here"], "--site-calibration"),
     ],
-    ids=["ruler", "--profile", "--site"],
+    ids=["ruler", "--profile", "--threshold", "--site"],
 )
 def test_options_of_the_version_before_still_work_and_name_the_new_ones(old, new, scan, tmp_path, capsys):
     works = "--site" not in old
@@ -138,6 +193,7 @@ def test_options_of_the_version_before_still_work_and_name_the_new_ones(old, new
     if works:
         record = json.loads((tmp_path / "run.json").read_text())
         assert (record["method"], record["modality"]) == ("z-score", "brain-mri")
+        assert record["border"] == (0.4 if new == "--border" else 0.5)
     else:
         assert "no site calibrations" in said[-1]
 

@@ -201,7 +201,7 @@ def test_report_lists_what_is_kept(worker: Process, scan: Path, tmp_path: Path) 
         files=False,
         arrays=True,
     )["arrays"]
-    request = {"score": arrays["score"], "brain": arrays["levels"], "threshold": 0.3, "smallest_ml": 0.1}
+    request = {"score": arrays["score"], "brain": arrays["levels"], "border": 0.3, "smallest_ml": 0.1}
     texts = []
     for keep in (None, []):
         written = worker.ask(command="report", input=str(scan), output=str(tmp_path), title="MRI", keep=keep, **request)
@@ -247,3 +247,11 @@ def test_says_which_package_is_missing(scan: Path, tmp_path: Path) -> None:
     error = process.ask(command="detect", input=str(scan), output=str(tmp_path), device="cpu")
     assert (error["kind"], process.end()) == ("missing", 0)
     assert "'torch'" in error["message"]
+
+
+def test_further_scans_make_a_study(worker: Process, scan: Path, tmp_path: Path) -> None:
+    request = {"input": str(scan), "output": str(tmp_path), "further": [str(scan)], "device": "cpu"}
+    result = worker.ask(command="detect", **request)
+    assert result["event"] == "result", result
+    assert [one["name"] for one in result["record"]["study"]] == [scan.name]
+    assert any("both" in warning for warning in result["record"]["warnings"])

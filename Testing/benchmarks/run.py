@@ -22,12 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DISYRECore.detection.detector import Detector, smooth
+from DISYRECore.detection.detector import Detector
+from DISYRECore.detection.evidence import DEFAULT_FALSE_FINDINGS, HealthyFindings, strongest
+from DISYRECore.detection.findings import component_evidence
 from DISYRECore.detection.runner import VolumeRestorer
+from DISYRECore.evaluation.calibrate import LOW_PROBABILITY
 from DISYRECore.evaluation.datasets import Case, read_dataset
 from DISYRECore.evaluation.evaluate import evaluate
 from DISYRECore.evaluation.metrics import average_precision, best_dice, dice
-from DISYRECore.io.read import find_scans, read_volume
+from DISYRECore.io.read import find_scans
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.methods.base import Restore
 from DISYRECore.methods.disyre_v2 import disyre_v2
@@ -36,14 +39,14 @@ from DISYRECore.preprocessing.prepare import PreparedBrain, prepare
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case, write_test_set
 from DISYRECore.training.config import read_config
-from DISYRECore.training.tasks.restoration import Batch
+from DISYRECore.training.tasks.base.batches import Batch
 from DISYRECore.training.trainer import Trainer
 
 CONFIG = Path(__file__).resolve().parents[2] / "Resources" / "Configs" / "brain-restoration.yaml"
 HELD_OUT = ("training_seg_18.nii.gz", "training_seg_19.nii.gz", "training_seg_20.nii.gz")
 VALIDATION = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
 CASES, SEED = 36, 11
-NOMINAL_CASES, NOMINAL_SEED, NOMINAL_RATE = 80, 501, 0.005
+NOMINAL_CASES, NOMINAL_SEED = 80, 501
 TRAINING_PAIRS = 24
 MEASURE = """
 import resource, subprocess, sys
@@ -69,20 +72,15 @@ def accuracy(options: argparse.Namespace) -> str:
 
 
 def healthy(options: argparse.Namespace) -> str:
-    """Share of healthy voxels above the default threshold on real scans, stripped or whole heads."""
+    """False findings at the default on real healthy scans, stripped or whole heads."""
     if options.healthy is None:
         return "healthy: no folder was given"
-    detector, contrast, shares = Detector(options.model, device="cpu"), options.contrast, []
-    for path in find_scans(options.healthy):
-        brain = prepare(read_volume(path), detector.spacing_mm, contrast=contrast)
-        made, _ = detector.restoration(brain)
-        scale, threshold = detector.display(contrast)
-        shares.append(float((made.score.numpy()[brain.mask.T] > scale * threshold).mean()))
-    rate = detector.model.description.detection.false_positive_rate if detector.model else float("nan")
-    spread = ", ".join(f"{share:.5f}" for share in np.percentile(shares, [0, 10, 50, 90, 100]))
+    detector, contrast = Detector(options.model, device="cpu"), options.contrast
+    scans = find_scans(options.healthy)
+    counts = [len(detector.detect(path, contrast=contrast).findings) for path in scans]
     return (
-        f"healthy voxels above the threshold, {contrast}: {np.mean(shares):.5f} over {len(shares)} scans "
-        f"(nominal {rate}; least, 10th, 50th, 90th percentile of scans, most {spread})"
+        f"findings per healthy scan, {contrast}: {np.mean(counts):.2f} over {len(counts)} scans "
+        f"(accepted {DEFAULT_FALSE_FINDINGS}; none in {counts.count(0)}, most {max(counts)})"
     )
 
 
@@ -107,30 +105,31 @@ def _patients(folder: Path) -> Iterator[Case]:
 def _on_patient(detector: Detector, case: Case) -> str:
     scan, truth, mask = case.load()
     brain = prepare(scan, detector.spacing_mm, mask, case.contrast)
-    score = brain.to_native(detector.restoration(brain)[0].score).voxels[brain.native_mask]
-    lesion, (scale, threshold) = truth[brain.native_mask], detector.display(case.contrast)
+    score = detector.native_score(brain, detector.restoration(brain)[0].score).voxels[brain.native_mask]
+    lesion, border = truth[brain.native_mask], detector.border(case.contrast)
     return (
         f"AP {average_precision(score, lesion):.3f}, oracle Dice {best_dice(score, lesion)[0]:.3f}, "
-        f"Dice at default threshold {dice(score > scale * threshold, lesion):.3f}, prevalence {lesion.mean():.4f}"
+        f"Dice above the border {dice(score > border, lesion):.3f}, prevalence {lesion.mean():.4f}"
     )
 
 
 def nominal(options: argparse.Namespace) -> str:
-    """Share of healthy voxels above a threshold set on every second of 80 synthetic healthy scans, on the others."""
+    """Findings in every second of 80 synthetic healthy scans, as rare as asked for by what the others have."""
     detector = Detector(options.model, device="cpu")
     bank = load_anatomies([options.labelmaps / name for name in VALIDATION + HELD_OUT])
-    lines = []
+    lines, unknown = [], HealthyFindings(LOW_PROBABILITY, 1, ())
     for contrast in ("T1", "T2", "FLAIR"):
-        scores = []
+        evidence = []
         for index in range(NOMINAL_CASES):
             case = synthesise_case(bank, index, NOMINAL_SEED, contrast=contrast, kind="none")
             brain = prepare(case.scan, detector.spacing_mm, case.brain_mask.voxels > 0, contrast)
-            scores.append(detector.restoration(brain)[0].score.numpy()[brain.mask.T])
-        threshold = np.quantile(np.concatenate(scores[::2]), 1 - NOMINAL_RATE)
-        shares = [float((one > threshold).mean()) for one in scores[1::2]]
+            score = detector.native_score(brain, detector.restoration(brain)[0].score)
+            evidence.append(component_evidence(score, brain.native_mask, unknown)[1][1:])
+        known = HealthyFindings(LOW_PROBABILITY, len(evidence[::2]), strongest(evidence[::2]))
+        counts = [int((one >= known.needed(DEFAULT_FALSE_FINDINGS)).sum()) for one in evidence[1::2]]
         lines.append(
-            f"{contrast}: {np.mean(shares):.5f} of healthy voxels above the threshold at a nominal {NOMINAL_RATE}, "
-            f"{len(shares)} scans, {min(shares):.4f} to {max(shares):.4f}"
+            f"{contrast}: {np.mean(counts):.2f} findings per healthy scan at a nominal {DEFAULT_FALSE_FINDINGS}, "
+            f"{len(counts)} scans, most {max(counts)}"
         )
     return "\n".join(lines)
 
@@ -220,7 +219,7 @@ def pixels(options: argparse.Namespace) -> str:
         whole = Counted(restore)
         for name, call in (("whole", whole), ("windowed", windowed(restore, 64, 16))):
             made = disyre_v2(call, x, mask, **detector.settings_for(brain.contrast))
-            scores[name].append(smooth(made.score).numpy()[mask.numpy()])
+            scores[name].append(made.score.numpy()[mask.numpy()])
         ours += whole.pixels
         labels.append(truth[mask.numpy()])
     truth = np.concatenate(labels)

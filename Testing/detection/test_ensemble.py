@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,7 @@ from DISYRECore.models.description import (
     SMALL_LESIONS,
     DetectionSettings,
     EnsembleMember,
-    find_model,
     list_models,
-    read_description,
     usual_detection,
 )
 from DISYRECore.models.restoration_unet import RestorationNetwork
@@ -39,10 +38,10 @@ LISTENING = tiny_description(
     spacing_mm=3.0,
     contrasts=("T1", "T2"),
     detection=DetectionSettings(
-        settings={"severities": [0.5], "score": "fused"},
+        settings={"severities": [0.5], "score": "region"},
         members=(MEMBER,),
         score_scale={"T1": 1.0, "T2": 1.0},
-        thresholds={"T1": 0.5, "T2": 0.5},
+        borders={"T1": 0.5, "T2": 0.5},
     ),
 )
 ALONE = replace(LISTENING, id="alone", detection=replace(LISTENING.detection, members=()))
@@ -153,11 +152,10 @@ def test_a_helper_detects_nothing_by_itself(models: Path) -> None:
         Detector(HELPER, device="cpu")
 
 
-def test_new_models_listen_where_the_grid_is_that_of_the_bundled_helper() -> None:
-    own = read_description(find_model("brain-restoration")).detection.members
-    for spacing_mm, members in ((1.5, own), (3.0, ())):
+def test_new_models_listen_to_the_members_of_the_installed_one_on_its_grid(models: Path) -> None:
+    shutil.rmtree(models / ALONE.id)
+    for spacing_mm, members in ((3.0, (MEMBER,)), (1.5, ())):
         assert usual_detection(DEFAULT_METHOD, spacing_mm).members == members
-    assert [(one.model, one.contrasts) for one in own] == [("brain-small-lesions", ("T1",))]
 
 
 def test_helpers_are_not_offered() -> None:

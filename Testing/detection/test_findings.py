@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from DISYRECore.detection.findings import label_findings, write_findings_csv
+from DISYRECore.detection.evidence import HealthyFindings
+from DISYRECore.detection.findings import Finding, label_findings, rarity_in_words, write_findings_csv
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.volume import Volume
 
@@ -48,7 +50,7 @@ def test_findings_are_numbered_by_score_mass_and_small_ones_dropped() -> None:
     assert len(all_findings) == 4
 
 
-def test_the_threshold_is_strict_and_the_mask_bounds() -> None:
+def test_the_border_is_strict_and_the_mask_bounds() -> None:
     score = score_with(((10, 10, 10), 4, 0.5))
     assert label_findings(score, 0.5, BRAIN)[1] == []
     brain = BRAIN.copy()
@@ -56,6 +58,14 @@ def test_the_threshold_is_strict_and_the_mask_bounds() -> None:
     assert label_findings(score, 0.4, brain)[1][0].volume_ml == pytest.approx(32 * 0.008)
     labels, findings = label_findings(score, 0.4, np.zeros(SHAPE, bool))
     assert (labels.max(), findings) == (0, [])
+
+
+def test_the_longest_extent_is_that_of_the_drawn_voxels() -> None:
+    _, (cube,) = label_findings(score_with(((10, 10, 10), 4, 1.0)), 0.5, BRAIN)
+    assert cube.diameter_mm == pytest.approx(6 * np.sqrt(3), rel=0.03)
+    rod = score_with()
+    rod.voxels[5:30, 10, 10] = 1.0
+    assert label_findings(rod, 0.5, BRAIN)[1][0].diameter_mm == pytest.approx(48, rel=0.03)
 
 
 def test_corners_that_touch_make_one_finding() -> None:
@@ -96,6 +106,98 @@ def test_labels_and_findings_tell_the_same_story(seed: int) -> None:
         assert score.voxels[tuple(peak)] == np.float32(finding.peak) == score.voxels[inside].max()
     masses = [f.volume_ml * f.mean for f in findings]
     assert all(one >= next_one - 1e-9 for one, next_one in pairwise(masses))
+
+
+HEALTHY = HealthyFindings(0.05, 10, (8.0, 5.0, 3.0, 1.0, 0.5, 0.2, 0.1))
+"""At .5 a scan five findings are accepted: the sixth of these is the first too many."""
+
+FAINT, BRIGHT = ((5, 5, 5), 12, 0.4), ((30, 30, 20), 4, 0.99)
+
+
+def test_without_healthy_scans_nobody_claims_a_rarity() -> None:
+    for finding in label_findings(score_with(FAINT, BRIGHT), 0.3, BRAIN)[1]:
+        assert (finding.evidence, finding.false_findings, finding.rarity) == (None, None, "")
+
+
+def test_findings_are_ordered_by_evidence_and_each_knows_its_own() -> None:
+    labels, findings = label_findings(score_with(BRIGHT, FAINT), 0.3, BRAIN, healthy=HEALTHY)
+    assert labels[6, 6, 6] == 1
+    assert labels[31, 31, 21] == 2
+    voxels, low = np.array([12**3, 4**3]), np.log(0.05 / 0.95)
+    expected = voxels * 0.008 * (np.log(np.array([0.4, 0.99]) / np.array([0.6, 0.01])) - low)
+    assert [one.evidence for one in findings] == pytest.approx(expected.tolist(), rel=1e-4)
+    for one in findings:
+        assert one.evidence is not None
+        assert one.false_findings == HEALTHY.false_findings(one.evidence)
+        assert one.rarity
+
+
+def test_a_large_faint_component_beats_a_small_bright_one() -> None:
+    _, (first, second) = label_findings(score_with(BRIGHT, FAINT), 0.3, BRAIN, healthy=HEALTHY)
+    assert first.peak < second.peak
+    assert first.false_findings < second.false_findings
+
+
+def test_fewer_accepted_false_findings_show_only_the_rarer_ones() -> None:
+    score, shown = score_with(FAINT, BRIGHT, ((20, 5, 20), 4, 0.3)), {}
+    for accepted in (2.0, 0.5, 0.25, 0.1, 1e-9):
+        shown[accepted] = label_findings(score, 0.2, BRAIN, healthy=HEALTHY, false_findings=accepted)[1]
+        assert all(one.false_findings <= accepted for one in shown[accepted])
+    assert [len(found) for found in shown.values()] == [3, 3, 2, 1, 0]
+    assert shown[0.1] == shown[0.5][:1]
+
+
+def test_the_border_only_draws() -> None:
+    score = score_with(FAINT, BRIGHT)
+    score.voxels[7:13, 7:13, 7:13] = 0.8
+    drawn = {border: label_findings(score, border, BRAIN, healthy=HEALTHY) for border in (0.1, 0.5, 0.7)}
+    assert len({tuple(one.evidence for one in findings) for _, findings in drawn.values()}) == 1
+    assert [findings[0].volume_ml for _, findings in drawn.values()] == pytest.approx([13.824, 1.728, 1.728])
+    for border, (labels, _) in drawn.items():
+        assert np.array_equal(labels > 0, score.voxels > border)
+
+
+def test_what_lies_below_the_border_as_a_whole_is_no_finding() -> None:
+    _, findings = label_findings(score_with(FAINT, BRIGHT), 0.6, BRAIN, healthy=HEALTHY)
+    assert [one.label for one in findings] == [1]
+    assert findings[0].peak == pytest.approx(0.99)
+
+
+def test_islands_of_one_component_are_one_finding() -> None:
+    score = score_with(((5, 5, 5), 14, 0.1), ((6, 6, 6), 3, 0.9), ((14, 14, 14), 3, 0.9))
+    labels, findings = label_findings(score, 0.5, BRAIN, healthy=HEALTHY)
+    assert len(findings) == 1
+    assert labels[7, 7, 7] == labels[15, 15, 15] == 1
+    assert len(label_findings(score, 0.5, BRAIN)[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("false_findings", "words"),
+    [
+        (7.4, "about 7 so strong in every healthy scan"),
+        (1.0, "about one so strong in every healthy scan"),
+        (0.5, "so strong in one of 2 healthy scans"),
+        (0.34, "so strong in one of 3 healthy scans"),
+        (0.05, "so strong in one of 20 healthy scans"),
+        (0.012, "so strong in one of 80 healthy scans"),
+        (1e-5, "so strong in fewer than one of 100 healthy scans"),
+        (0.0, "so strong in fewer than one of 100 healthy scans"),
+    ],
+)
+def test_rarity_in_words(false_findings: float, words: str) -> None:
+    assert rarity_in_words(false_findings) == words
+    finding = Finding(1, 1.0, 0.9, 0.5, (0.0, 0.0, 0.0), "left", (0.0, 0.0, 0.0), false_findings=false_findings)
+    assert finding.rarity == words
+
+
+def test_csv_names_evidence_and_contrasts(tmp_path: Path) -> None:
+    _, (one,) = label_findings(score_with(FAINT), 0.3, BRAIN, healthy=HEALTHY)
+    write_findings_csv([replace(one, contrasts=("FLAIR", "T1"))], tmp_path / "findings.csv")
+    (row,) = csv.DictReader((tmp_path / "findings.csv").open())
+    assert row["contrasts"] == "FLAIR T1"
+    assert float(row["evidence"]) == pytest.approx(one.evidence, rel=1e-3)
+    assert float(row["false_findings"]) == pytest.approx(one.false_findings, rel=1e-3)
+    assert float(row["diameter_mm"]) == pytest.approx(one.diameter_mm, abs=0.06)
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:

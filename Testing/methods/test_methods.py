@@ -13,10 +13,10 @@ from DISYRECore.corruption.severity import severity_of, step_of
 from DISYRECore.errors import DisyreError
 from DISYRECore.methods import find_method, method_names
 from DISYRECore.methods.base import Restore
-from DISYRECore.methods.base.score import bright_evidence
+from DISYRECore.methods.base.score import log_odds, robust_z
 from DISYRECore.methods.dae import coarse_noise
 from DISYRECore.methods.disyre import disyre
-from DISYRECore.methods.disyre_v2 import disyre_v2
+from DISYRECore.methods.disyre_v2 import BRIGHTEST, NEUTRAL, disyre_v2, terms
 from DISYRECore.methods.z_score import z_score
 from DISYRECore.synthesis.intensity import expand
 
@@ -174,23 +174,18 @@ def test_nothing_is_found_outside_the_brain(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", LEARNED)
-def test_scores_combine_residual_and_region(method: str, corrupted: Corrupted) -> None:
+def test_the_region_is_a_probability_and_the_residual_is_not_in_it(method: str, corrupted: Corrupted) -> None:
     logit = 4 * random(*SHAPE, seed=9) - 2
-
-    def restore(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return corrupted.healthy, logit
-
-    scores = {
-        score: find_method(method).run(restore, corrupted.x, corrupted.mask, score=score).score
-        for score in ("residual", "region", "fused")
-    }
-    assert torch.allclose(scores["region"], torch.sigmoid(logit) * corrupted.mask)
-    odds = torch.exp(logit + 4 * torch.tanh(scores["residual"] / 0.1))
-    assert torch.allclose(scores["fused"], odds / (1 + odds) * corrupted.mask, atol=1e-5)
+    one, other = (
+        find_method(method).run(lambda x, _, h=h: (h, logit), corrupted.x, corrupted.mask, score="region")
+        for h in (corrupted.healthy, corrupted.x)
+    )
+    assert torch.allclose(one.score, torch.sigmoid(logit) * corrupted.mask, atol=1e-6)
+    assert torch.equal(one.score, other.score)
 
 
 @pytest.mark.parametrize("method", LEARNED)
-@pytest.mark.parametrize("score", ["region", "fused", "nonsense"])
+@pytest.mark.parametrize("score", ["region", "nonsense"])
 def test_scores_that_cannot_be_had_are_refused(method: str, score: str, corrupted: Corrupted) -> None:
     with pytest.raises(DisyreError, match="residual"):
         find_method(method).run(corrupted.oracle, corrupted.x, corrupted.mask, score=score)
@@ -261,44 +256,6 @@ def test_all_methods_share_one_signature(corrupted: Corrupted) -> None:
         assert made.score.shape == made.restored.shape == SHAPE
 
 
-def test_mirror_ensemble_of_a_symmetric_network_changes_nothing():
-    """A network that treats left and right alike gives the same score with and without the mirrored input."""
-    x = torch.rand(4, 8, 6, generator=torch.Generator().manual_seed(3))
-    mask = torch.ones_like(x, dtype=torch.bool)
-    calls: list[Tensor] = []
-
-    def restore(volume: Tensor, step: int) -> tuple[Tensor, None]:
-        calls.append(volume)
-        return volume * 0.5 + 0.1, None
-
-    plain = disyre_v2(restore, x, mask, severities=(0.5,))
-    both = disyre_v2(restore, x, mask, severities=(0.5,), mirror=True)
-    assert torch.equal(calls[2], x.flip(2))
-    assert torch.allclose(plain.score, both.score)
-    assert torch.allclose(plain.restored, both.restored)
-
-
-def test_a_magnified_mirror_image_comes_back_to_its_place() -> None:
-    """A blob on one side is restored and marked where it is, although the network saw it mirrored and larger."""
-    x = torch.full((12, 24, 20), 0.4)
-    x[3:7, 5:11, 12:17] = 0.9
-    seen = Recorder(lambda v, _: (torch.full_like(v, 0.4), (v - 0.65) * 40))
-    made = disyre_v2(
-        seen, x, torch.ones_like(x, dtype=torch.bool), severities=(0.5,), mirror=True, zoom=1.5, score="region"
-    )
-    assert [tuple(image.shape) for image in seen.images] == [(12, 24, 20), (18, 36, 30)]
-    assert torch.allclose(made.restored, torch.full_like(x, 0.4), atol=0.13)
-    assert (made.score > 0.5).eq(x > 0.65).float().mean() > 0.99
-    assert made.score[4:6, 6:10, 13:16].min() > 0.9
-
-
-def test_magnifying_alone_changes_nothing() -> None:
-    x = random(*SHAPE)
-    made = disyre_v2(identity, x, x >= 0, severities=(0.5,), mirror=True, zoom=1.2)
-    assert not made.score.any()
-    assert torch.equal(made.restored, x)
-
-
 def test_what_one_slice_alone_marks_fades() -> None:
     x, mask = torch.zeros(15, 16, 14), torch.ones(15, 16, 14, dtype=torch.bool)
     logit = torch.full_like(x, -4.0)
@@ -312,46 +269,60 @@ def test_what_one_slice_alone_marks_fades() -> None:
     assert smooth[9:11, 10:12, 10:12].min() > 0.8
 
 
+def test_log_odds_are_the_weighted_sum_of_the_terms() -> None:
+    x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
+    logits, restored = [4 * random(*SHAPE, seed=s) - 2 for s in (2, 3)], [random(*SHAPE, seed=s) for s in (4, 5)]
+    calls = iter(zip(restored, logits, strict=True))
+    weights = {"residual_weight": 3.0, "z_weight": 0.5, "offset": -1.5}
+    made = disyre_v2(lambda v, _: next(calls), x, mask, severities=(0.25, 0.75), score="region", **weights)
+    region = torch.logit(torch.stack(logits).sigmoid().mean(0))
+    rise = torch.stack([(x - one).clamp(min=0) for one in restored]).mean(0)
+    bright = robust_z(x, mask).clamp(-3, 3) - 2
+    assert torch.allclose(made.score, torch.sigmoid(region + 3 * rise + 0.5 * bright - 1.5) * mask, atol=1e-5)
+
+
 def test_brightness_raises_the_score_of_bright_voxels_and_of_no_others() -> None:
     x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
     logit = torch.zeros_like(x)
     plain, bright = (
-        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="fused", brightness=weight).score
-        for weight in (0.0, 1.0)
+        disyre_v2(lambda v, _: (v, logit), x, mask, severities=(0.5,), score="region", z_weight=weight).score
+        for weight in (0.0, 2.0)
     )
-    low, high = x[mask].quantile(0.5), x[mask].quantile(0.96)
+    z = robust_z(x, mask)
     assert (plain[mask] == 0.5).all()
-    assert (bright[mask & (x > high)] > 0.5).all()
-    dark = bright[mask & (x < low)]
-    assert torch.allclose(dark, torch.tensor(1 / 20), atol=1e-4)
+    assert (bright[mask & (z < NEUTRAL)] < 0.5).all()
+    assert (bright[mask & (z > NEUTRAL)] > 0.5).all()
     assert not bright[~mask].any()
-    order = x[mask & (x > low)].argsort()
-    assert (bright[mask & (x > low)][order].diff() >= 0).all()
+    assert (bright[mask][z[mask].argsort()].diff() >= 0).all()
 
 
-def test_brightness_leaves_residuals_and_empty_masks_alone() -> None:
+def test_beyond_three_spreads_more_brightness_says_no_more() -> None:
+    x, mask = linear_scan()
+    x[0, 0, 0], x[0, 0, 1] = 0.8, 0.9
+    made = terms([(x, torch.zeros_like(x))], x, mask, 0.0)
+    assert (robust_z(x, mask)[0, 0, :2] > BRIGHTEST).all()
+    assert torch.equal(made.brightness[0, 0, :2], torch.full((2,), BRIGHTEST - NEUTRAL))
+
+
+def test_only_what_is_brighter_than_restored_rises() -> None:
+    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    half = torch.full_like(x, 0.5)
+    made = terms([(half, torch.zeros_like(x))], x, mask, 0.0)
+    assert torch.equal(made.rise > 0, x > 0.5)
+    assert torch.equal(made.log_odds(0.0, 0.0), made.region)
+    assert (made.log_odds(5.0, 0.0) >= made.region).all()
+
+
+def test_residuals_know_nothing_of_brightness() -> None:
     x, mask = random(*SHAPE), random(*SHAPE, seed=1) < 0.7
-    scores = [disyre_v2(lambda v, _: (v * 0, None), x, mask, brightness=weight).score for weight in (0.0, 1.0)]
+    scores = [disyre_v2(lambda v, _: (v * 0, None), x, mask, z_weight=weight).score for weight in (0.0, 1.0)]
     assert torch.equal(*scores)
-    assert bright_evidence(x, torch.zeros_like(mask)).abs().sum() == 0
 
 
-def test_changes_of_the_rare_sign_count_by_their_weight() -> None:
-    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
-    made = {
-        setting: disyre_v2(lambda v, _: (v * 0 + 0.5, None), x, mask, **{setting: 0.25}).score
-        for setting in ("bright", "dark")
-    }
-    change = x - 0.5
-    assert torch.allclose(made["bright"], torch.where(change > 0, 0.25 * change, -change))
-    assert torch.allclose(made["dark"], torch.where(change > 0, change, -0.25 * change))
-
-
-@pytest.mark.parametrize("weights", [{"bright": -0.1}, {"dark": -1.0}, {"bright": 0.0, "dark": 0.0}])
-def test_weights_of_signs_that_mean_nothing_are_refused(weights: dict[str, float]) -> None:
-    x, mask = random(*SHAPE), torch.ones(SHAPE, dtype=torch.bool)
-    with pytest.raises(DisyreError, match="weighted"):
-        disyre_v2(lambda v, _: (v, None), x, mask, **weights)
+def test_log_odds_of_certainty_are_finite() -> None:
+    certain = torch.tensor([0.0, 0.5, 1.0])
+    assert torch.isfinite(log_odds(certain)).all()
+    assert torch.allclose(torch.sigmoid(log_odds(certain)), certain, atol=1e-5)
 
 
 def test_dae_is_the_distance_to_one_restoration_at_step_0(corrupted: Corrupted) -> None:

@@ -78,13 +78,11 @@ def test_an_old_restoration_model_keeps_its_settings_and_its_helper_becomes_a_me
     assert found.contrasts == ("T1", "FLAIR")
     assert found.training == {"seed": 1}
     assert found.detection == DetectionSettings(
-        settings=RESTORATION["settings"],
-        by_contrast={"T1": {"bright": 0.25}, "FLAIR": {"zoom": 1.2}},
+        settings={"severities": [0.5], "score": "region"},
+        by_contrast={"T1": {"bright": 0.25}, "FLAIR": {}},
         members=(EnsembleMember("brain-small-lesions", ("T1",), 2.0),),
-        normalise={"T1": "robust"},
         score_scale={"T1": 1.0, "FLAIR": 1.0},
-        thresholds={"T1": 0.73, "FLAIR": 0.5},
-        false_positive_rate=0.005,
+        borders={"T1": 0.73, "FLAIR": 0.5},
     )
 
 

@@ -15,13 +15,14 @@ from PIL import Image
 from scipy import ndimage
 from support import SHARED
 
+from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.detection.findings import label_findings
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.read import read_volume
 from DISYRECore.io.volume import Volume
 from DISYRECore.reports.scan import write_report
 
-THRESHOLD = 0.3
+BORDER = 0.3
 REAL_SCAN = SHARED / "pathology/tumour_TCGA-DU-7294/FLAIR.nii.gz"
 
 
@@ -83,7 +84,7 @@ def write(score: Volume, path: Path, **changes: object) -> Report:
     rng = np.random.default_rng(0)
     image = Volume(rng.gamma(9, 10, score.shape).astype(np.float32), score.affine, "/home/jane/doe.nii")
     brain = np.ones(score.shape, bool)
-    labels, findings = label_findings(score, THRESHOLD, brain)
+    labels, findings = label_findings(score, BORDER, brain)
     arguments = {
         "title": "scan.nii.gz",
         "image": image,
@@ -92,9 +93,9 @@ def write(score: Volume, path: Path, **changes: object) -> Report:
         "brain_mask": brain,
         "labels": labels,
         "findings": findings,
-        "threshold": THRESHOLD,
+        "border": BORDER,
         "score_scale": 1.0,
-        "settings": {"method": "z-score", "threshold": THRESHOLD},
+        "settings": {"method": "z-score", "border": BORDER},
     }
     write_report(path, **{**arguments, **changes})
     return Report(path.read_text(encoding="utf-8"))
@@ -112,20 +113,34 @@ def test_report_is_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lesions", "sentence"),
     [
-        ((), "Nothing above the threshold. This does not rule out disease."),
+        ((), "Nothing unusual found. This does not rule out disease."),
         (
             (((9, 9, 9), 1, 0.9),),
-            "Nothing above the threshold is large enough to be a finding. This does not rule out disease.",
+            "Nothing unusual found. Some voxels are above the border, but in no finding that is unusual or large "
+            "enough. This does not rule out disease.",
         ),
-        ((((5, 9, 9), 5, 0.9),), "1 finding above the threshold 0.3: 1.0 mL, left."),
+        ((((5, 9, 9), 5, 0.9),), "1 finding; 1.0 mL, left."),
         (
             (((5, 9, 9), 5, 0.9), ((38, 9, 9), 6, 0.4), ((24, 30, 30), 3, 0.4)),
-            "3 findings above the threshold 0.3; the largest, 1.7 mL, right.",
+            "3 findings; the first: 1.0 mL, left.",
         ),
     ],
 )
 def test_one_sentence_says_what_was_found(lesions: tuple, sentence: str, tmp_path: Path) -> None:
     assert sentence in write(phantom(*lesions), tmp_path / "report.html").text
+
+
+def test_it_says_how_unusual_a_finding_is_and_which_contrast_shows_it(tmp_path: Path) -> None:
+    score = phantom(((5, 9, 9), 5, 0.9), ((38, 9, 9), 6, 0.4))
+    healthy = HealthyFindings(0.05, 20, (4.0, 2.0, 1.0))
+    labels, findings = label_findings(score, BORDER, np.ones(score.shape, bool), healthy=healthy, false_findings=9.0)
+    told = [replace(one, contrasts=("FLAIR", "T1")) for one in findings]
+    text = write(score, tmp_path / "report.html", labels=labels, findings=told).text
+    assert f"2 findings; the first: 1.0 mL, left, {findings[0].rarity}." in text
+    assert "so strong in" in findings[0].rarity
+    assert "shown by FLAIR, T1" in text
+    assert "not calibrated" not in text
+    assert "not calibrated" in write(score, tmp_path / "report.html").text
 
 
 @pytest.mark.parametrize("axes", permutations(range(3)))
@@ -156,16 +171,16 @@ def test_thick_slices_keep_their_proportions(tmp_path: Path) -> None:
         assert panel.aspect == pytest.approx(aspect, rel=0.01)
 
 
-def test_heat_is_transparent_up_to_the_threshold_and_brightens(tmp_path: Path) -> None:
+def test_heat_is_transparent_up_to_the_border_and_brightens(tmp_path: Path) -> None:
     score = phantom(((10, 10, 10), 10, 0.8))
     score.voxels[10:20, 10:20, 15] = np.linspace(0, 1, 100).reshape(10, 10)
-    score.voxels[10, 19, 15] = THRESHOLD
+    score.voxels[10, 19, 15] = BORDER
     panel = write(score, tmp_path / "report.html").panel("Axial", "score on scan")
     heat = panel.images[1][::-1, ::-1].transpose(1, 0, 2)
     values = score.voxels[:, :, 15]
-    assert np.array_equal(heat[..., 3] > 0, values > THRESHOLD)
-    order = np.argsort(values[values > THRESHOLD])
-    luminance = (heat[..., :3] @ [0.3, 0.6, 0.1])[values > THRESHOLD][order]
+    assert np.array_equal(heat[..., 3] > 0, values > BORDER)
+    order = np.argsort(values[values > BORDER])
+    luminance = (heat[..., :3] @ [0.3, 0.6, 0.1])[values > BORDER][order]
     assert (np.diff(luminance) >= -1).all()
     assert luminance[0] < 50
     assert luminance[-1] > 230

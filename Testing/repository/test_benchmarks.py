@@ -36,7 +36,7 @@ def block(*places: tuple[int, int, int], side: int = 4, shape: tuple[int, int, i
 def detection(found: np.ndarray) -> Detection:
     volumes = {name: Volume(np.ones(found.shape, np.float32), np.eye(4)) for name in ("scan", "score", "restored")}
     labels, brain = (Volume(one.astype(np.uint8), np.eye(4)) for one in (found, np.ones(found.shape)))
-    return Detection(**volumes, labels=labels, brain_mask=brain, findings=[], threshold=0.5)
+    return Detection(**volumes, labels=labels, brain_mask=brain, findings=[], border=0.5)
 
 
 def test_pictures_show_the_largest_missed_lesion_and_the_largest_false_finding() -> None:

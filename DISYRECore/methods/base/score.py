@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from DISYRECore.errors import DisyreError
+from DISYRECore.synthesis.intensity import expand
 
-SCORES = ("residual", "region", "fused")
-PROBABILITIES = ("region", "fused")
+SCORES = ("residual", "region")
+PROBABILITIES = ("region",)
 
-WEIGHT, CHANGE = 4.0, 0.1
-"""Of the residual in the fused score: log odds that it adds at most, and the change that adds three quarters of it.
-Chosen on synthetic validation scans."""
-
-BRIGHT, BRIGHTEST = 0.95, 0.999
-"""Ranks of intensity in the brain: one that says nothing either way, and the highest that is told apart."""
+EPSILON = 1e-6
+"""Probabilities are told apart up to this distance from 0 and 1."""
 
 
 def departure_by_sign(change: Tensor, bright: float = 1.0, dark: float = 1.0) -> Tensor:
@@ -33,10 +28,8 @@ def departure_by_sign(change: Tensor, bright: float = 1.0, dark: float = 1.0) ->
     return torch.where(change > 0, bright * change, -dark * change)
 
 
-def combine(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
-    """Residual r, region probability p, or both (`fused`): what is marked counts more where it would be changed.
-
-        p' = sigmoid(logit p + 4 tanh(r / .1))
+def choose(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
+    """The residual or the probability of the region.
 
     Raises:
         DisyreError: The score needs a region output that the network lacks, or is unknown.
@@ -47,12 +40,12 @@ def combine(residual: Tensor, region: Tensor | None, score: str) -> Tensor:
         return residual
     if region is None:
         raise DisyreError(f"The score '{score}' needs a model that marks regions; use the score 'residual'.")
-    return region if score == "region" else raised(region, WEIGHT * torch.tanh(residual / CHANGE))
+    return region
 
 
-def raised(probability: Tensor, log_odds: Tensor) -> Tensor:
-    """Probabilities with evidence added to their log odds."""
-    return torch.sigmoid(torch.logit(probability, eps=1e-6) + log_odds)
+def log_odds(probability: Tensor) -> Tensor:
+    """logit p, between -13.8 and 13.8."""
+    return torch.logit(probability, eps=EPSILON)
 
 
 def either(one: Tensor, other: Tensor) -> Tensor:
@@ -60,19 +53,18 @@ def either(one: Tensor, other: Tensor) -> Tensor:
     return one + other - one * other
 
 
-def bright_evidence(x: Tensor, mask: Tensor) -> Tensor:
-    """Log odds of the rank q of each voxel's intensity in the brain, (Z, Y, X):
+def robust_z(x: Tensor, mask: Tensor) -> Tensor:
+    """(x - median) / (1.4826 MAD), median and MAD over the brain, (Z, Y, X) in linear intensities.
 
-        logit(clip(q, .5, .999)) - logit(.95)
-
-    The dark half of the brain counts as its median, so that dark anomalies are not lost.
+    Args:
+        x: (Z, Y, X) in [0, 1], as `prepare` gives it.
+        mask: (Z, Y, X) bool.
     """
-    values = x[mask]
-    rank = torch.empty_like(values)
-    rank[values.argsort()] = torch.linspace(0, 1, len(values), dtype=x.dtype, device=x.device)
-    evidence = torch.zeros_like(x)
-    evidence[mask] = torch.logit(rank.clamp(0.5, BRIGHTEST)) - math.log(BRIGHT / (1 - BRIGHT))
-    return evidence
+    x = expand(x)
+    brain = x[mask]
+    median = brain.median()
+    mad = (brain - median).abs().median().clamp(min=1e-6)
+    return (x - median) / (1.4826 * mad)
 
 
 def mean_region(outputs: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:

@@ -6,9 +6,8 @@ One label a slice tells them apart: anomalous where an anomaly is visible. Che e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +19,17 @@ from DISYRECore.methods.anofpdm import SCHEDULE as LINEAR
 from DISYRECore.methods.anofpdm import Walk, forward, observe, path, start_walk
 from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import ModelDescription
-from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
+    NoiseTask,
     NoiseTaskSettings,
     NoisyBatch,
     SliceSource,
-    check_highest,
-    describe,
     draw_steps,
     labels,
-    noise_loss,
     precision,
     predictor,
 )
@@ -59,28 +55,19 @@ class AnoFPDMSettings(NoiseTaskSettings):
     unlabelled: float = 0.1
 
 
-class AnoFPDMTask:
+class AnoFPDMTask(NoiseTask):
     """Learns e(x_t, t, y) of healthy and anomalous slices, with the label withheld from some."""
 
-    schedule = LINEAR
+    schedule, labelled = LINEAR, True
 
     def __init__(
         self, config: TrainingConfig[AnoFPDMSettings], data: Path, device: torch.device, validates: bool
     ) -> None:
-        check_highest(config, config.settings.path_length - 1)
-        self.config, self.device, self.found = config, device, dict[str, Any]()
+        super().__init__(config, device, config.settings.path_length - 1)
         source = SliceSource(config, data, device)
         corrupt = source.corruption(labels=("lesions", "table"))
         self.batches = source.batches(config.train, corrupt)
         self.held_out = source.batches(config.validation, corrupt) if validates else None
-
-    @property
-    def _network(self) -> DiffusionSettings:
-        return replace(self.config.settings.network, labelled=True)
-
-    def network(self) -> DiffusionNetwork:
-        """A fresh network."""
-        return DiffusionNetwork(self._network).to(self.device)
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of slices with noise, steps and labels."""
@@ -90,10 +77,6 @@ class AnoFPDMTask:
         withheld = torch.rand(count, generator=generator, device=self.device) < self.config.settings.unlabelled
         condition = torch.where(withheld, NULL, labels(batch))
         return NoisyBatch(image, noise, draw_steps(count, self.config.settings.highest_step, generator), condition)
-
-    def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
-        """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -112,7 +95,7 @@ class AnoFPDMTask:
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
         found = {"steps": WALK_STEPS, "length": self.config.settings.path_length, **self.found}
-        return describe(self.config, self._network, step, found)
+        return self._describe(step, found)
 
 
 def walk_all(

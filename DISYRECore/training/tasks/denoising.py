@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator
 
 from DISYRECore.corruption.forward import Corrupted
 from DISYRECore.methods.dae import coarse_noise
-from DISYRECore.models.description import ModelDescription
 from DISYRECore.models.restoration_unet import SIZES as NETWORKS
-from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork
-from DISYRECore.training.config import TrainingConfig
+from DISYRECore.models.restoration_unet import NetworkSettings
 from DISYRECore.training.tasks.base import TaskSpec
-from DISYRECore.training.tasks.base.batches import (
-    Batch,
-    HealthySlabs,
-    SliceSettings,
-    SyntheticBatches,
-    load_bank,
-    uniform_corruption,
-)
-from DISYRECore.training.tasks.restoration import (
-    VALIDATION_SEED,
-    VALIDATION_SLICES,
-    LossWeights,
-    describe_restoration,
-    fresh_network,
-    restoration_loss,
-    restoration_scores,
-)
+from DISYRECore.training.tasks.base.batches import HealthySlabs, SliceSettings, uniform_corruption
+from DISYRECore.training.tasks.restoration import LossWeights, RestoringTask
 from DISYRECore.training.typed import SIZES
 
 
@@ -53,41 +34,14 @@ def add_coarse_noise(healthy: HealthySlabs, generator: Generator) -> Corrupted:
     return uniform_corruption(coarse_noise(healthy.image, healthy.mask, generator))
 
 
-class DenoisingTask:
-    """Learns D(x), see `methods.dae`, with the network of restoration at timestep 0."""
+class DenoisingTask(RestoringTask):
+    """Learns D(x), see `methods.dae`, at timestep 0."""
 
-    def __init__(
-        self, config: TrainingConfig[DenoisingSettings], labelmaps: Path, device: torch.device, validates: bool
-    ) -> None:
-        self.config, self.device = config, device
-        self.batches = self._batches(labelmaps, config.train, config.variants)
-        self.held_out = self._batches(labelmaps, config.validation) if validates else None
+    method = "dae"
 
-    def _batches(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticBatches:
-        bank, context = load_bank(folder, patterns, self.device, variants), self.config.settings.network.context
-        return SyntheticBatches(bank, self.config, add_coarse_noise, context)
-
-    def network(self) -> RestorationNetwork:
-        """A fresh network."""
-        return fresh_network(self.config.settings.network).to(self.device)
-
-    def make(self, count: int, seed: int) -> Batch:
-        """A batch of noisy slices."""
-        return self.batches.make(count, seed)
-
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """See `restoration_loss`."""
-        return restoration_loss(network, batch, self.config.settings.loss)
-
-    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
-        """Share of the noise's energy that is removed on held-out anatomies."""
-        if self.held_out is None:
-            return {}
-        return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
-
-    def describe(self, step: int) -> ModelDescription:
-        """Description of the model as it stands."""
-        return describe_restoration(self.config, self.config.settings.network, step, "dae")
+    def corrupt(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
+        """See `add_coarse_noise`."""
+        return add_coarse_noise(healthy, generator)
 
 
 SPEC = TaskSpec("denoising", DenoisingSettings, DenoisingTask)

@@ -5,10 +5,11 @@ Naval Marimont et al., ISBI 2024 (DISYRE) and MICCAI 2024 (DISYRE v2); the secon
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -105,27 +106,29 @@ def slice_dice_loss(probability: Tensor, region: Tensor) -> Tensor:
     return 1 - (dice * seen).sum() / seen.sum() if seen.any() else both.sum() * 0
 
 
-class RestorationTask:
-    """Learns P(x, t), see `models.restoration_unet`."""
+class RestoringTask(ABC):
+    """What tasks share that restore corrupted slices, by the network of restoration.
 
-    def __init__(
-        self, config: TrainingConfig[RestorationSettings], labelmaps: Path, device: torch.device, validates: bool
-    ) -> None:
+    Attributes:
+        method: That uses the network.
+        direction: Map between severity and timestep, see `severity.step_of`.
+    """
+
+    method: ClassVar[str]
+    direction = "monotone"
+
+    def __init__(self, config: TrainingConfig[Any], labelmaps: Path, device: torch.device, validates: bool) -> None:
         self.config, self.device = config, device
-        self.anomalies = Anomalies(
-            make_shape_bank(seed=config.seed).to(device), config.spacing_mm, config.settings.corruption
-        )
         self.batches = self._batches(labelmaps, config.train, config.variants)
         self.held_out = self._batches(labelmaps, config.validation) if validates else None
 
     def _batches(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticBatches:
-        s = self.config.settings
-        bank = load_bank(folder, patterns, self.device, variants)
-        return SyntheticBatches(bank, self.config, self.corrupt, s.network.context, s.direction)
+        bank, context = load_bank(folder, patterns, self.device, variants), self.config.settings.network.context
+        return SyntheticBatches(bank, self.config, self.corrupt, context, self.direction)
 
+    @abstractmethod
     def corrupt(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
-        """The forward process; the severity does not tell which slabs are healthy."""
-        return hide_health(self.anomalies(healthy, generator), generator)
+        """The forward process."""
 
     def network(self) -> RestorationNetwork:
         """A fresh network."""
@@ -140,14 +143,35 @@ class RestorationTask:
         return restoration_loss(network, batch, self.config.settings.loss)
 
     def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
-        """Energy removed and average precision on held-out anatomies with synthetic anomalies."""
+        """See `restoration_scores`, on held-out anatomies."""
         if self.held_out is None:
             return {}
         return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
 
     def describe(self, step: int) -> ModelDescription:
-        """Description of the model as it stands; thresholds come with calibration."""
-        return describe_restoration(self.config, self.config.settings.network, step, DEFAULT_METHOD)
+        """Description of the model as it stands; used as the bundled one, by its residual where it marks no region."""
+        c, network = self.config, self.config.settings.network
+        usual = usual_detection(self.method, c.spacing_mm) if network.region else DetectionSettings()
+        return description(c, step, self.method, network.to_dict(), usual)
+
+
+class RestorationTask(RestoringTask):
+    """Learns P(x, t), see `models.restoration_unet`."""
+
+    method = DEFAULT_METHOD
+
+    def __init__(
+        self, config: TrainingConfig[RestorationSettings], labelmaps: Path, device: torch.device, validates: bool
+    ) -> None:
+        self.direction = config.settings.direction
+        super().__init__(config, labelmaps, device, validates)
+        self.anomalies = Anomalies(
+            make_shape_bank(seed=config.seed).to(device), config.spacing_mm, config.settings.corruption
+        )
+
+    def corrupt(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
+        """The forward process; the severity does not tell which slabs are healthy."""
+        return hide_health(self.anomalies(healthy, generator), generator)
 
 
 def fresh_network(settings: NetworkSettings) -> RestorationNetwork:
@@ -177,14 +201,6 @@ def restoration_scores(network: nn.Module, batch: Batch) -> dict[str, float]:
         logit = torch.cat([o[1] for o in outputs if o[1] is not None]).float()
         scores["ap_region"] = average_precision(logit[brain].cpu().numpy(), truth)
     return scores
-
-
-def describe_restoration(
-    config: TrainingConfig[SliceSettings], network: NetworkSettings, step: int, method: str
-) -> ModelDescription:
-    """Description of a restoration model, used as the bundled one; one that marks no region has its residual alone."""
-    usual = usual_detection(method, config.spacing_mm) if network.region else DetectionSettings()
-    return description(config, step, method, network.to_dict(), usual)
 
 
 def _split(batch: Batch, size: int) -> Iterator[Batch]:

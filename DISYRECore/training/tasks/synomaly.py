@@ -18,7 +18,6 @@ from DISYRECore.methods.base import Restore
 from DISYRECore.methods.synomaly import SCHEDULE as COSINE
 from DISYRECore.methods.synomaly import departure, synomaly
 from DISYRECore.models.description import ModelDescription
-from DISYRECore.models.diffusion_unet import DiffusionNetwork, DiffusionSettings
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.batches import Batch, SyntheticBatches, leave_healthy
@@ -26,13 +25,11 @@ from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
     ImageBatches,
+    NoiseTask,
     NoiseTaskSettings,
     NoisyBatch,
     SliceSource,
-    check_highest,
-    describe,
     draw_steps,
-    noise_loss,
     precision,
     predictor,
 )
@@ -54,20 +51,19 @@ class SynomalySettings(NoiseTaskSettings):
     noise_steps: tuple[int, ...] = ()
 
 
-class SynomalyTask:
+class SynomalyTask(NoiseTask):
     """Learns e(x_t, t) of healthy slices under `synomaly_noise`.
 
     A table does not say where a slice is anomalous, so beside one it is validated on synthetic anomalies.
     """
 
-    schedule = COSINE
+    schedule, labelled = COSINE, False
 
     def __init__(
         self, config: TrainingConfig[SynomalySettings], data: Path, device: torch.device, validates: bool
     ) -> None:
         self.steps = config.settings.noise_steps or NOISE_STEPS
-        check_highest(config, max(self.steps))
-        self.config, self.device, self.found = config, device, dict[str, Any]()
+        super().__init__(config, device, max(self.steps))
         once = replace(config, settings=replace(config.settings, reuse=1))
         self.batches = SliceSource(once, data, device).batches(config.train, leave_healthy, healthy=True)
         self.held_out = self._held_out(SliceSource(config, data, device)) if validates else None
@@ -76,14 +72,6 @@ class SynomalyTask:
         is_table, corrupt = self.config.settings.labels == "table", source.corruption(labels=("lesions",))
         return source.batches(self.config.validation, corrupt, healthy=is_table)
 
-    @property
-    def _network(self) -> DiffusionSettings:
-        return replace(self.config.settings.network, labelled=False)
-
-    def network(self) -> DiffusionNetwork:
-        """A fresh network."""
-        return DiffusionNetwork(self._network).to(self.device)
-
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of healthy slices with noise and steps."""
         batch, noise = self.batches.make(count, seed), self.config.settings.noise
@@ -91,10 +79,6 @@ class SynomalyTask:
         generator = Generator(self.device).manual_seed(seed + 1)
         drawn, _ = synomaly_noise((count, *image.shape[1:]), noise, generator, region)
         return NoisyBatch(image, drawn, draw_steps(count, self.config.settings.highest_step, generator))
-
-    def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
-        """See `noise_loss`."""
-        return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -112,7 +96,7 @@ class SynomalyTask:
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
-        return describe(self.config, self._network, step, self.found)
+        return self._describe(step, self.found)
 
 
 def restore_all(predict: Restore, batch: Batch, steps: Sequence[int], shape: tuple[int, int]) -> dict[int, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,7 +18,7 @@ from DISYRECore.evaluation.metrics import average_precision
 from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import DetectionSettings, ModelDescription, usual_detection
 from DISYRECore.models.device import mixed_precision
-from DISYRECore.models.diffusion_unet import PUBLISHED, DiffusionSettings
+from DISYRECore.models.diffusion_unet import PUBLISHED, DiffusionNetwork, DiffusionSettings
 from DISYRECore.preprocessing.modalities import find_modality
 from DISYRECore.training.config import TrainingConfig, description
 from DISYRECore.training.slices import ScanFolder, SlicePool, flip
@@ -214,10 +214,46 @@ class SliceSource:
         return pool.subset(~sick) if healthy else pool
 
 
-def describe(
-    config: TrainingConfig[NoiseTaskSettings], network: DiffusionSettings, step: int, found: dict[str, Any]
-) -> ModelDescription:
-    """Description of a diffusion model; `found` are the settings of its method that validation chose."""
-    usual = usual_detection(config.task, config.spacing_mm)
-    detection = DetectionSettings({**found, "shape": list(config.settings.slice_shape)}, usual.by_contrast)
-    return description(config, step, config.task, network.to_dict(), detection)
+class NoiseTask:
+    """What both tasks share: network, loss, and what is found by validation.
+
+    Args:
+        config: Of the run.
+        device: That trains.
+        highest_used: Highest step that detection goes to.
+
+    Attributes:
+        schedule: Of the noise, see `corruption.diffusion`.
+        labelled: Whether the network takes a condition.
+        found: Settings of the method that validation chose.
+
+    Raises:
+        DisyreError: Detection goes to a step that is not learnt.
+    """
+
+    schedule: ClassVar[str]
+    labelled: ClassVar[bool]
+
+    def __init__(self, config: TrainingConfig[Any], device: torch.device, highest_used: int) -> None:
+        check_highest(config, highest_used)
+        self.config, self.device, self.found = config, device, dict[str, Any]()
+
+    @property
+    def _network(self) -> DiffusionSettings:
+        return replace(self.config.settings.network, labelled=self.labelled)
+
+    def network(self) -> DiffusionNetwork:
+        """A fresh network."""
+        return DiffusionNetwork(self._network).to(self.device)
+
+    def loss(self, network: nn.Module, batch: NoisyBatch) -> tuple[Tensor, dict[str, float]]:
+        """See `noise_loss`."""
+        return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
+
+    def _describe(self, step: int, found: dict[str, Any]) -> ModelDescription:
+        """Description of the model; `found` are settings of its method."""
+        c = self.config
+        usual = usual_detection(c.task, c.spacing_mm)
+        inherited = {name: {k: v for k, v in one.items() if k not in found} for name, one in usual.by_contrast.items()}
+        detection = DetectionSettings({**found, "shape": list(c.settings.slice_shape)}, inherited)
+        return description(c, step, c.task, self._network.to_dict(), detection)
