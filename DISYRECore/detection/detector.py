@@ -1,5 +1,6 @@
 """From a scan to findings: read, prepare, restore, map back, find.
 
+>>> from DISYRECore import Detector
 >>> detection = Detector().detect("scan.nii.gz")
 >>> detection.findings
 """

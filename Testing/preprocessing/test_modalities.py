@@ -395,11 +395,11 @@ def test_each_modality_is_one_module_of_its_name(name: str) -> None:
 
 
 def test_a_new_module_is_a_new_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = "DISYRECore.preprocessing.modalities"
+    package, before = "DISYRECore.preprocessing.modalities", modality_names()
     lines = ["from dataclasses import replace", f"from {package}.brain_mri import MODALITY as MRI"]
     (tmp_path / "knee_mri.py").write_text("\n".join([*lines, 'MODALITY = replace(MRI, name="knee-mri")\n']))
     monkeypatch.setattr(modalities, "__path__", [*modalities.__path__, str(tmp_path)])
-    assert set(modality_names()) == {"brain-mri", "knee-mri", LIVER_CT, ULTRASOUND}
+    assert set(modality_names()) == {*before, "knee-mri"}
     assert find_modality("knee-mri").name == "knee-mri"
 
 
