@@ -8,13 +8,14 @@ from pathlib import Path
 
 import fit_contrast
 import numpy as np
+import pydicom
 import pytest
-import SimpleITK as sitk
 from scipy import ndimage
-from support import ONE_SENTENCE, ROOT, SHARED
+from support import ONE_SENTENCE, ROOT, SHARED, write_dicom
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.read import read_volume
+from DISYRECore.io.volume import Volume
 from DISYRECore.preprocessing.contrast import SURE, combine, contradiction, contrast_of, estimate_contrast
 from DISYRECore.preprocessing.contrast_image import CONSTANTS, CONTRASTS, Classifier, contrast_from_image, features
 from DISYRECore.preprocessing.contrast_words import ScanHeader, contrast_from_words, read_header
@@ -145,17 +146,14 @@ def test_side_car_without_sense_tells_nothing(tmp_path: Path, text: str) -> None
 
 
 def test_dicom_tags_are_read(tmp_path: Path) -> None:
-    tags = {"0008|103e": "AX FLAIR", "0018|0020": "SE", "0018|0080": "9000", "0018|0081": "120", "0018|0082": "2400"}
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for number in range(3):
-        image = sitk.Image(8, 8, sitk.sitkInt16)
-        place = {"0020|000e": "1.2.3", "0020|0032": f"0\\0\\{number}", "0008|0018": f"1.2.3.{number + 1}"}
-        for key, value in {**tags, **place}.items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(tmp_path / f"{number}.dcm"))
-        writer.Execute(image)
-    header = read_header(str(tmp_path))
+    tags = {"SeriesDescription": "AX FLAIR", "ScanningSequence": "SE", "RepetitionTime": 9000, "EchoTime": 120}
+    folder = write_dicom(tmp_path, Volume(np.arange(192, dtype=np.float32).reshape(8, 8, 3), np.eye(4)))
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        for name, value in {**tags, "InversionTime": 2400}.items():
+            setattr(image, name, value)
+        image.save_as(file)
+    header = read_header(str(folder))
     assert header == ScanHeader("DICOM", ("AX FLAIR", ""), "", "SE", 9000.0, 120.0, 2400.0)
     assert contrast_from_words("scan", header)[0] == "FLAIR"
 
