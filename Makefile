@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python Testing/demo.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --ignore=Testing/slicer
 
 $(VENV)/.ready-slicer: $(VENV)/.ready
 	$(INSTALL) -e '.[dev,slicer]' slicer-core==$(SLICER_CORE)

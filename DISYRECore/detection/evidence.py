@@ -82,7 +82,7 @@ class HealthyFindings:
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (low, middle) if self.false_findings(middle) <= false_findings else (middle, high)
-        return high
+        return max(high, self.evidence[0] * (1 + 1e-9))
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:

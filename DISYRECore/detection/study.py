@@ -5,7 +5,8 @@ One contrast leads, the others support it where they see something large:
 
     l(v) = l_lead(v) + sum_c max(mean of l_c over a neighbourhood of 8 mm, 0)
 
-so that a contrast that sees nothing, or errs in small things, does not drown one that sees. Log odds are 0 at the
+over those that have a finding of their own which hardly any healthy scan has: a contrast that sees nothing, or errs in
+small things, does not drown one that sees. Log odds are 0 at the
 border of findings of each contrast.
 """
 
@@ -21,8 +22,8 @@ import torch
 from scipy import ndimage
 
 from DISYRECore.detection.detector import Clock, Detection, Detector, Reading, restored_scan, sigmoid
-from DISYRECore.detection.evidence import DEFAULT_FALSE_FINDINGS
-from DISYRECore.detection.findings import Finding
+from DISYRECore.detection.evidence import DEFAULT_FALSE_FINDINGS, HealthyFindings
+from DISYRECore.detection.findings import Finding, component_evidence
 from DISYRECore.detection.runner import Progress, silent
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.grid import Grid
@@ -40,6 +41,9 @@ LEAST_COVER = 0.7
 
 LEADING = ("FLAIR", "T2", "T1", "T1C")
 """Which contrast leads a study: the first of these that it has."""
+
+RARE = 0.05
+"""A contrast supports another only if it has a finding of its own so rare in healthy scans."""
 
 SUPPORT_MM, LEAST_ODDS = 8.0, -4.0
 """Width of the neighbourhood over which a contrast supports another, and the least that a voxel counts in its mean."""
@@ -80,14 +84,16 @@ def set_name(contrasts: Sequence[str]) -> str:
 def fuse(
     odds: Mapping[str, np.ndarray],
     covered: Mapping[str, np.ndarray],
-    spacing_mm: Sequence[float],
+    affine: np.ndarray,
+    healthy: Mapping[str, HealthyFindings | None],
 ) -> np.ndarray:
     """Log odds of a study, `LOWEST_ODDS` where no contrast has a brain; see the module's equation.
 
     Args:
         odds: Log odds (X, Y, Z) of each contrast.
         covered: (X, Y, Z) bool, where each has a brain; where the leading one has none, the next leads.
-        spacing_mm: Of the grid.
+        affine: Of the grid.
+        healthy: The findings of healthy scans of each contrast, see `sees_something`.
     """
     ranked = sorted(odds, key=LEADING.index)
     fused = np.full(odds[ranked[0]].shape, LOWEST_ODDS, np.float32)
@@ -96,11 +102,19 @@ def fuse(
         leads = covered[contrast] & ~led
         fused[leads] = odds[contrast][leads]
         supports = covered[contrast] & led
-        if supports.any():
-            mean = _mean_around(odds[contrast], covered[contrast], spacing_mm)
+        if supports.any() and sees_something(odds[contrast], covered[contrast], affine, healthy.get(contrast)):
+            mean = _mean_around(odds[contrast], covered[contrast], np.linalg.norm(affine[:3, :3], axis=0).tolist())
             fused += np.maximum(mean, 0) * supports
         led |= covered[contrast]
     return fused
+
+
+def sees_something(odds: np.ndarray, covered: np.ndarray, affine: np.ndarray, healthy: HealthyFindings | None) -> bool:
+    """Whether a contrast has a finding of its own that hardly any healthy scan has; true where nobody has measured."""
+    if healthy is None:
+        return True
+    score = Volume((sigmoid(odds) * covered).astype(np.float32), affine)
+    return healthy.false_findings(float(component_evidence(score, covered, healthy)[1].max())) <= RARE
 
 
 def _mean_around(odds: np.ndarray, covered: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -145,7 +159,9 @@ def detect_study(
         odds = {scan.contrast: scan.odds for scan in placed}
         covered = {scan.contrast: scan.covered for scan in placed}
         grid = reference.brain.native
-        score = _display(fuse(odds, covered, grid.spacing_mm), reference)
+        score = _display(
+            fuse(odds, covered, grid.affine, {contrast: detector.healthy(contrast) for contrast in odds}), reference
+        )
         parts = {scan.contrast: _display(scan.odds, reference) for scan in placed}
         restored = restored_scan(reference)
     told = [f"{scan.name}: {flag}" for scan in placed if scan.reading is not reference for flag in _told(scan)]

@@ -28,7 +28,6 @@ from DISYRECore.detection.study import fuse, set_name
 from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation.metrics import average_precision
 from DISYRECore.io.files import check_writable, write_text
-from DISYRECore.io.grid import Grid
 from DISYRECore.io.read import read_mask, read_volume
 from DISYRECore.io.volume import Volume
 from DISYRECore.methods.disyre_v2 import restore_all, terms
@@ -454,8 +453,8 @@ def _fused(scans: Sequence[Terms], chosen: Mapping[str, Choice]) -> Terms:
         whole, brain = np.full(first.brain.shape, LOWEST_ODDS, np.float32), scan.brain & first.brain
         whole[scan.brain] = np.clip(chosen[scan.sample.contrast].odds(scan), LOWEST_ODDS, -LOWEST_ODDS)
         odds[scan.sample.contrast], covered[scan.sample.contrast] = np.where(brain, whole, LOWEST_ODDS), brain
-    spacing_mm = Grid(first.brain.shape, first.affine).spacing_mm
-    return replace(first, region=fuse(odds, covered, spacing_mm)[first.brain])
+    healthy = {contrast: chosen[contrast].healthy for contrast in odds}
+    return replace(first, region=fuse(odds, covered, first.affine, healthy)[first.brain])
 
 
 def _told(scans: Sequence[Terms], healthy: Sequence[Terms]) -> str:

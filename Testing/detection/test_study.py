@@ -18,6 +18,7 @@ from support import save_tiny
 from DISYRECore.apps.cli import main
 from DISYRECore.apps.cohort import find_studies
 from DISYRECore.detection.detector import Detector
+from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.detection.runner import Progress, silent
 from DISYRECore.detection.study import detect_study, fuse, set_name
 from DISYRECore.errors import DisyreError
@@ -36,7 +37,7 @@ RADIUS_MM = 14.0
 SHAPE = (24, 28, 26)
 EVERYWHERE = np.ones(SHAPE, bool)
 QUIET = np.full(SHAPE, -9.0, np.float32)
-GRID_MM = (2.0, 2.0, 2.0)
+GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
 # --- fusion
@@ -52,7 +53,7 @@ def with_ball(radius_mm: float, odds: float) -> np.ndarray:
 
 
 def fused(**odds: np.ndarray) -> np.ndarray:
-    return fuse(odds, dict.fromkeys(odds, EVERYWHERE), GRID_MM)
+    return fuse(odds, dict.fromkeys(odds, EVERYWHERE), GRID, {})
 
 
 def test_one_contrast_alone_stays_as_it_is() -> None:
@@ -87,7 +88,7 @@ def test_where_the_leading_contrast_is_missing_the_next_one_leads() -> None:
     half = EVERYWHERE.copy()
     half[12:] = False
     odds, covered = {"FLAIR": random(1), "T1": random(0)}, {"FLAIR": half, "T1": EVERYWHERE}
-    made = fuse(odds, covered, GRID_MM)
+    made = fuse(odds, covered, GRID, {})
     assert np.array_equal(made[12:], odds["T1"][12:])
     assert (made[:12] >= odds["FLAIR"][:12]).all()
     assert (made[:12] == odds["FLAIR"][:12]).mean() > 0.5
@@ -97,15 +98,22 @@ def test_neighbourhoods_are_in_millimetres() -> None:
     ball = with_ball(14.0, 4.0)
     coarse = np.ascontiguousarray(ball[:, :, 1::2])
     fine = fused(FLAIR=QUIET, T1=ball)[:, :, 1::2]
-    made = fuse(
-        {"FLAIR": QUIET[:, :, 1::2], "T1": coarse}, dict.fromkeys(("FLAIR", "T1"), coarse < 99), (2.0, 2.0, 4.0)
-    )
+    thick, covered = np.diag([2.0, 2.0, 4.0, 1.0]), dict.fromkeys(("FLAIR", "T1"), coarse < 99)
+    made = fuse({"FLAIR": QUIET[:, :, 1::2], "T1": coarse}, covered, thick, {})
     assert np.abs(made - fine).max() < 0.3
+
+
+def test_only_a_contrast_with_a_rare_finding_of_its_own_supports() -> None:
+    odds = {"FLAIR": QUIET, "T1": with_ball(14.0, 4.0)}
+    covered = dict.fromkeys(odds, EVERYWHERE)
+    usual, rare = HealthyFindings(0.5, 10, (500.0,) * 5), HealthyFindings(0.5, 10, (0.5, 0.1))
+    assert np.array_equal(fuse(odds, covered, GRID, {"T1": usual}), QUIET)
+    assert np.array_equal(fuse(odds, covered, GRID, {"T1": rare}), fused(**odds))
 
 
 def test_where_no_contrast_is_there_is_no_anomaly() -> None:
     nowhere = ~EVERYWHERE
-    assert (fuse({"T1": random(0)}, {"T1": nowhere}, GRID_MM) == LOWEST_ODDS).all()
+    assert (fuse({"T1": random(0)}, {"T1": nowhere}, GRID, {}) == LOWEST_ODDS).all()
 
 
 def test_sets_have_one_name_whatever_their_order() -> None:
