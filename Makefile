@@ -22,7 +22,7 @@ $(VENV)/.ready-slicer: $(VENV)/.ready
 	touch $@
 
 test-slicer: $(VENV)/.ready-slicer
-	$(BIN)/python -m pytest -n 2 Testing/slicer Testing/repository/test_packaging.py
+	$(BIN)/python -m pytest Testing/slicer Testing/repository/test_packaging.py
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
