@@ -1,4 +1,4 @@
-"""Small anomalies in whole brains: what the network of `spots` learns to find.
+"""Small anomalies in whole brains: what the small-lesion detector learns to find.
 
 The forward process of `corruption` works on slabs of a few slices. Here the anomalies are whole, of any place and
 height, many to a brain, and mostly as small as plaques; a few are larger. The shapes are those of `shapes`.

@@ -34,7 +34,7 @@ from DISYRECore.models.description import list_models
 pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
 
 CANCEL_S = 3.0
-APART_VOXELS = 3.0
+APART_VOXELS = 1.5
 NARROW = 350  # pixels
 BLOCKED_S = 0.3  # 0.1 on an idle machine
 STEP_S, FOLLOW_S = 0.016, 0.3
