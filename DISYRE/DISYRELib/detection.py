@@ -126,6 +126,7 @@ class Detection:
 
     def _import(self, event: dict) -> Generator[None, None, dict]:
         from DISYRELib import scene
+        from DISYRELib.search import Search
 
         made: list[slicer.vtkMRMLNode] = []
         try:
@@ -133,7 +134,7 @@ class Detection:
             outcome = (self.volume, event, self.score, self.segmentation, self.with_restored)
             result = yield from scene.import_steps(*outcome, made)
             border = result.default_border if self.border is None else self.border
-            update_findings(result, Criteria(border, self.smallest_ml, self.false_findings))
+            yield from Search(result).steps(Criteria(border, self.smallest_ml, self.false_findings))
             yield
             scene.show_in_views(result)
             scene.paint(result, border, HEAT_OPACITY, Show.BOTH)
@@ -141,22 +142,6 @@ class Detection:
         except BaseException:
             scene.remove(made)
             raise
-
-
-def update_findings(result: Result, criteria: Criteria) -> bool:
-    """Brings table and segment in line with what counts as a finding; a segment that was edited by hand is left alone.
-
-    Returns:
-        Whether the segment was written.
-    """
-    from DISYRELib import scene
-
-    labels, corner, rows = scene.find(result, criteria)
-    scene.write_rows(result, rows)
-    if scene.is_edited(result.segmentation):
-        return False
-    scene.write_segment(result, labels, corner, rows)
-    return True
 
 
 def ask(client: WorkerClient, request: dict) -> dict:

@@ -16,17 +16,16 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.models.description import list_models
 from DISYRELib import models, rarity
 from DISYRELib.checks import ROLE, hint_about, problem_with, scene_is_busy
-from DISYRELib.client import ENDINGS, timer
-from DISYRELib.detection import update_findings
+from DISYRELib.client import ENDINGS
 from DISYRELib.findings_table import FindingsTable
+from DISYRELib.follower import Follower
 from DISYRELib.install import Installer
 from DISYRELib.options import Criteria, MaskMode, Show
+from DISYRELib.scene import Result, forget_edits, is_edited, jump_to, keep, paint, rows_of
 
 if TYPE_CHECKING:
     from DISYRE import DISYRELogic, DISYREParameterNode
-    from DISYRELib.scene import Result
 
-FOLLOW_MS = 250
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 STAGES = {
     "load": "Loading the model",
@@ -50,6 +49,7 @@ class Panel:
         installer: Knows what is missing; the real one when None.
 
     Attributes:
+        follower: Has the findings follow the sliders.
         parameters: Of the present scene; None while there is none.
         result: The one that is shown, or None.
     """
@@ -64,7 +64,7 @@ class Panel:
         self._shown = Show.BOTH
         self._stage = ""
         self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep)
-        self._follow_timer = timer(self._follow)
+        self.follower = Follower(lambda: self._criteria, self._list_findings)
         self._shortcut: qt.QShortcut | None = None
         self._connect()
         self._list_models()
@@ -121,7 +121,6 @@ class Panel:
 
     def unbind(self) -> None:
         """Lets go of the scene."""
-        self._follow_timer.stop()
         if self.parameters is None:
             return
         self.parameters.disconnectGui(self._tag)
@@ -177,7 +176,7 @@ class Panel:
         if self.result is not None and changed & {"border", "opacity", "show"}:
             self._paint()
         if self.result is not None and not first and changed & {"border", "rarity", "smallest"}:
-            self._follow_timer.start(FOLLOW_MS)
+            self.follower.later()
 
     def _snapshot(self) -> dict:
         p = self.parameters
@@ -373,9 +372,8 @@ class Panel:
     # --- reviewing
 
     def _show_result(self, score: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        from DISYRELib.scene import Result
-
         self.result = Result(score) if score is not None and Result(score).complete else None
+        self.follower.watch(self.result)
         self.ui.show3DButton.setSegmentationNode(self.result.segmentation if self.result else None)
         self._update_buttons()
         self._list_findings()
@@ -388,8 +386,6 @@ class Panel:
 
     def _list_findings(self) -> None:
         """Lists the findings of the result that is shown and says how many there are."""
-        from DISYRELib.scene import is_edited, rows_of
-
         result = self.result
         rows = rows_of(result) if result else []
         self.findings.fill(rows)
@@ -398,8 +394,6 @@ class Panel:
         self._say(_outcome_line(result.record, len(rows)) if result else "")
 
     def _paint(self) -> None:
-        from DISYRELib.scene import paint
-
         p = self.parameters
         if not self._reviewed.complete:
             self._show_result(None)
@@ -407,36 +401,19 @@ class Panel:
             return
         paint(self._reviewed, p.border, p.heatOpacity, p.show)
 
-    def _follow(self) -> None:
-        """Table and segment follow the sliders once they rest."""
-        self._follow_timer.stop()
-        if scene_is_busy():
-            self._follow_timer.start(FOLLOW_MS)
-            return
-        if self.result is None or self.parameters is None or not self.result.complete:
-            return
-        update_findings(self.result, self._criteria)
-        self._list_findings()
-
     def _on_reset(self) -> None:
         self.parameters.border = self._reviewed.default_border
 
     def _on_unlock(self) -> None:
-        from DISYRELib.scene import forget_edits
-
         forget_edits(self._reviewed.segmentation)
-        self._follow()
+        self.follower.now()
 
     def _on_go(self, number: int) -> None:
-        from DISYRELib.scene import jump_to, rows_of
-
         jump_to(self._reviewed, next(row.place for row in rows_of(self._reviewed) if row.number == number))
 
     def _on_keep(self, number: int, kept: bool) -> None:
-        from DISYRELib.scene import keep
-
         keep(self._reviewed, number, kept)
-        self._follow()
+        self.follower.now()
 
     def _on_edit(self) -> None:
         slicer.util.selectModule("SegmentEditor")
@@ -456,7 +433,7 @@ class Panel:
         proposed = f"{result.input.GetName() if result.input else 'DISYRE'}-report.html"
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), proposed, "HTML (*.html)")
         if path:
-            self._follow()  # the report holds what is listed
+            self.follower.now()  # the report holds what is listed
             self._attempt(lambda: save_report(self.logic, result, path, self._criteria))
 
     def _on_export(self) -> None:
@@ -493,7 +470,6 @@ class Panel:
 def _warm_up() -> None:
     """Imports what reviewing needs, so that the first result does not have to wait for it."""
     import DISYRECore.detection.findings  # noqa: F401
-    import DISYRELib.scene  # noqa: F401
 
 
 def _copy(text: str) -> None:

@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -20,12 +20,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DISYRELib.checks import ROLE
 from DISYRELib.migration import migrated_record
-from DISYRELib.options import Criteria, Show
+from DISYRELib.options import Show
 
 if TYPE_CHECKING:
     from DISYRECore.detection.evidence import HealthyFindings
-    from DISYRECore.detection.findings import Finding
-    from DISYRECore.io.volume import Volume
 
 SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
 RECORD, DROPPED = "DISYRE.Record", "DISYRE.Dropped"
@@ -51,24 +49,6 @@ COLUMNS = {
 PLACE, KEPT = ("R mm", "A mm", "S mm"), "Kept"
 TEXTS, WHOLE = ("side", "shown_by"), ("number",)
 """Columns of the table node by the field of `Row` that they hold; those that are text, and those of whole numbers."""
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """A score with its place, as `DISYRECore.detection.findings` takes it.
-
-    Attributes:
-        voxels: (X, Y, Z) float32 in [0, 1].
-        affine: (4, 4), voxel index to RAS mm, without the parent transform.
-    """
-
-    voxels: np.ndarray
-    affine: np.ndarray
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel in mL."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)
@@ -184,7 +164,7 @@ class Result:
         noted = self.score.GetAttribute(DROPPED)
         if noted is None:
             return {row.place for row in rows_of(self) if not row.kept}
-        return {_rounded(place) for place in json.loads(noted)}
+        return {rounded(place) for place in json.loads(noted)}
 
 
 def results_of(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[Result]:
@@ -293,7 +273,7 @@ def _place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNo
 
 def _fill(node: slicer.vtkMRMLScalarVolumeNode, volume: slicer.vtkMRMLScalarVolumeNode, path: str) -> None:
     """Gives a volume node the voxels of an array file (Z, Y, X) and the grid of another volume."""
-    node.SetIJKToRASMatrix(_ijk_to_ras(volume))
+    node.SetIJKToRASMatrix(ijk_to_ras(volume))
     slicer.util.updateVolumeFromArray(node, np.load(path, allow_pickle=False))
 
 
@@ -427,59 +407,15 @@ def jump_to(result: Result, place: tuple[float, float, float]) -> None:
 # --- findings
 
 
-def find(result: Result, criteria: Criteria) -> tuple[np.ndarray, list[int], list[Row]]:
-    """What counts as a finding, as the core finds it; a finding dropped by hand stays dropped.
-
-    Returns:
-        Labels (Z, Y, X) of the brain's box alone, the corner of that box (z, y, x), and the rows.
-    """
-    from DISYRECore.detection.findings import label_findings
-
-    levels = slicer.util.arrayFromVolume(result.levels)
-    box = _box(levels)
-    corner = [part.start for part in box]
-    voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(result.score)[box].T)
-    score = ScoreMap(voxels, _shifted(slicer.util.arrayFromVTKMatrix(_ijk_to_ras(result.score)), corner))
-    brain, healthy = (levels[box] > 0).T, result.healthy
-    found = label_findings(
-        cast("Volume", score), criteria.border, brain, criteria.smallest_ml, healthy, criteria.false_findings
-    )
-    labels, findings = found
-    dropped, contrast = result.dropped, result.record.get("contrast") or ""
-    return labels.T, corner, [_row(finding, contrast, dropped) for finding in findings]
-
-
-def _row(finding: Finding, contrast: str, dropped: set[tuple[float, float, float]]) -> Row:
-    place = _rounded(finding.peak_ras)
-    return Row(
-        number=finding.label,
-        side=finding.side,
-        volume_ml=finding.volume_ml,
-        diameter_mm=finding.diameter_mm,
-        evidence=finding.evidence,
-        false_findings=finding.false_findings,
-        shown_by=", ".join(finding.contrasts) or contrast,
-        peak=finding.peak,
-        mean=finding.mean,
-        place=place,
-        kept=place not in dropped,
-    )
-
-
-def _shifted(affine: np.ndarray, corner: list[int]) -> np.ndarray:
-    """The affine of the part of a grid that begins at a corner (z, y, x)."""
-    moved = affine.copy()
-    moved[:, 3] = affine @ [*reversed(corner), 1]
-    return moved
-
-
-def _ijk_to_ras(node: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
+def ijk_to_ras(node: slicer.vtkMRMLScalarVolumeNode) -> vtk.vtkMatrix4x4:
+    """Voxel index to RAS mm, without the parent transform."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return matrix
 
 
-def _rounded(point: tuple[float, ...]) -> tuple[float, float, float]:
+def rounded(point: tuple[float, ...]) -> tuple[float, float, float]:
+    """A place as the scene notes it, to tenths of mm."""
     r, a, s = (round(float(x), 1) for x in point)
     return r, a, s
 
@@ -513,7 +449,7 @@ def rows_of(result: Result) -> list[Row]:
 
 def _read_row(table: vtk.vtkTable, index: int) -> Row:
     fields: dict[str, Any] = {field: _cell(table, index, name) for field, name in COLUMNS.items()}
-    place = _rounded(tuple(float(_cell(table, index, name)) for name in PLACE))
+    place = rounded(tuple(float(_cell(table, index, name)) for name in PLACE))
     fields |= {"number": int(fields["number"]), "shown_by": fields["shown_by"] or ""}
     return Row(**fields, place=place, kept=bool(_cell(table, index, KEPT)))
 
@@ -531,13 +467,13 @@ def _cell(table: vtk.vtkTable, index: int, name: str) -> Any:
 
 
 def write_segment(result: Result, labels: np.ndarray, corner: list[int], rows: list[Row]) -> None:
-    """Replaces the segment by the findings that are kept; arguments as `find` gives them."""
+    """Replaces the segment by the findings that are kept; arguments as `DISYRELib.search.Search.find` gives them."""
     node, segmentation = result.segmentation, result.segmentation.GetSegmentation()
     if segmentation.GetSegment(SEGMENT_ID) is None:
         _add_segment(segmentation)
     kept = np.zeros(int(labels.max(initial=0)) + 1, bool)
     kept[[row.number for row in rows if row.kept]] = True
-    image = _oriented(kept[labels], corner, _ijk_to_ras(result.score))
+    image = _oriented(kept[labels], corner, ijk_to_ras(result.score))
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetBinaryLabelmapToSegment(image, node, SEGMENT_ID, logic.MODE_REPLACE, image.GetExtent())
     segmentation.GetSegment(SEGMENT_ID).SetTag(FINGERPRINT, _fingerprint(node))
@@ -553,7 +489,7 @@ def _add_segment(segmentation: slicer.vtkSegmentation) -> None:
 
 def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras: vtk.vtkMatrix4x4) -> slicer.vtkOrientedImageData:
     """The part of a mask (Z, Y, X) that holds something, as an image with its place."""
-    box = _box(mask)
+    box = box_of(mask)
     image = slicer.vtkOrientedImageData()
     sides = [(part.start + first, part.stop - 1 + first) for part, first in zip(box, corner, strict=True)]
     image.SetExtent(*(edge for side in reversed(sides) for edge in side))
@@ -563,7 +499,7 @@ def _oriented(mask: np.ndarray, corner: list[int], ijk_to_ras: vtk.vtkMatrix4x4)
     return image
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+def box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
     """The smallest box that holds a mask; one voxel when it is empty."""
     sides = [mask.any(axis=(1, 2)), mask.any(axis=(0, 2)), mask.any(axis=(0, 1))]
     edges = [np.flatnonzero(side) for side in sides]
@@ -606,5 +542,5 @@ def _fingerprint(segmentation: slicer.vtkMRMLSegmentationNode) -> str:
     mask = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(z, y, x) == segment.GetLabelValue()
     if not mask.any():
         return "empty"
-    cut = mask[_box(mask)]
+    cut = mask[box_of(mask)]
     return f"{'x'.join(map(str, cut.shape))} {zlib.crc32(np.packbits(cut).tobytes()):08x}"

@@ -93,7 +93,7 @@ def set_rarity(desktop: Any, false_findings: float) -> None:
 
 def wait_for_findings(desktop: Any) -> None:
     """Waits until table and segment have followed the sliders."""
-    desktop.wait_until(lambda: not desktop.module.panel._follow_timer.isActive())
+    desktop.wait_until(lambda: not desktop.module.panel.follower.waiting)
 
 
 def segment_of(result: Any, volume: Any) -> np.ndarray:

@@ -339,7 +339,7 @@ class _Wrapper:
     def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
         bindings = {name: _bind(widget, self._field(name)) for name, widget in mapping.items()}
         if not self._bindings:
-            self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self._show)
+            self._observation = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self._show)
         tag = max(self._bindings, default=-1) + 1
         self._bindings[tag] = bindings
         for name, binding in bindings.items():
@@ -351,6 +351,8 @@ class _Wrapper:
     def disconnectGui(self, tag: int) -> None:
         for binding in self._bindings.pop(tag, {}).values():
             getattr(binding.widget, binding.signal).disconnect(binding.slot)
+        if not self._bindings:
+            self.parameterNode.RemoveObserver(self._observation)
 
     def _changed(self, name: str, binding: _Binding) -> Callable[[], None]:
         def changed() -> None:

@@ -337,8 +337,8 @@ def test_overlay_has_the_grid_of_the_input_for_any_orientation(
     """Marks one voxel; level, segment and table agree about its place, under an oblique anisotropic grid."""
     import slicer
     from DISYRELib import scene
-    from DISYRELib.detection import update_findings
     from DISYRELib.options import Criteria
+    from DISYRELib.search import Search
 
     turn = rotation(0.2, -0.1, 0.3) @ np.eye(3)[:, axes] @ np.diag(flips)
     affine = np.eye(4)
@@ -352,7 +352,7 @@ def test_overlay_has_the_grid_of_the_input_for_any_orientation(
     np.save(tmp_path / "levels.npy", to_levels(score, np.ones(shape)))
     arrays = {name: str(tmp_path / f"{name}.npy") for name in ("score", "levels")}
     result = whole(scene.import_steps(volume, {"arrays": arrays, "levels": LEVELS}, None, None, False, []))
-    update_findings(result, Criteria(0.5, smallest_ml=0.0))
+    whole(Search(result).steps(Criteria(0.5, smallest_ml=0.0)))
     truth = affine @ [marked[2], marked[1], marked[0], 1]
     np.testing.assert_allclose(scene.rows_of(result)[0].place, truth[:3], atol=0.06)
     mask = segment_of(result, volume)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,7 @@ pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
 CANCEL_S = 3.0
 APART_VOXELS = 1.5
 NARROW = 350  # pixels
-BLOCKED_S = 0.3  # 0.1 on an idle machine
-STEP_S, FOLLOW_S = 0.016, 0.3
+BLOCKED, DRAGGED = 2.0, 0.25  # times `unit_s`, which is 0.06 s on the machine where this was written
 
 
 def transform_of(volume: Any, degrees: float = 15.0) -> Any:
@@ -96,7 +97,7 @@ def test_says_what_to_do_before_anything_is_chosen(desktop: Any, widget: Any) ->
 
 
 def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
-    desktop: Any, widget: Any, demo: dict[str, Path]
+    desktop: Any, widget: Any, demo: dict[str, Path], unit_s: float
 ) -> None:
     import slicer
 
@@ -110,7 +111,7 @@ def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
     assert desktop.widget("detectButton").text == "Cancel"
     desktop.grab(PICTURES / "panel_running.png")
     blocked = desktop.longest_block_s(lambda: not widget.logic.running)
-    assert blocked < BLOCKED_S
+    assert blocked < BLOCKED * unit_s
     assert view_state(volume) == before
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), voxels)
     assert "FLAIR" in status(desktop)
@@ -413,7 +414,7 @@ DOUBT = "The file name says T2, but the image looks like FLAIR."
 def three_blobs(desktop: Any, widget: Any, folder: Path, **record: Any) -> tuple[Any, Any]:
     """A volume and its result: cubes of score .9, the rarer the larger; `record` is added to what the worker says."""
     from DISYRELib import scene
-    from DISYRELib.detection import update_findings
+    from DISYRELib.search import Search
 
     from DISYRECore.apps.worker import to_levels
 
@@ -428,7 +429,7 @@ def three_blobs(desktop: Any, widget: Any, folder: Path, **record: Any) -> tuple
     np.save(arrays["levels"], to_levels(score, brain))
     outcome = {"arrays": arrays, "levels": 100, "border": 0.5, "contrast": "FLAIR", "record": record}
     result = whole(scene.import_steps(volume, outcome, None, None, False, []))
-    update_findings(result, widget.panel._criteria)
+    whole(Search(result).steps(widget.panel._criteria))
     widget.panel.parameters.scoreVolume = result.score
     widget.ui.reviewCollapsibleButton.collapsed = False
     scene.show_in_views(result)
@@ -658,7 +659,7 @@ def test_nothing_is_written_while_the_scene_is_busy(desktop: Any, widget: Any) -
     slicer.mrmlScene.StartState(slicer.mrmlScene.BatchProcessState)
     parameters.border = 0.9
     parameters.inputVolume = two
-    widget.panel._follow()
+    widget.panel.follower.now()
     desktop.process()
     assert parameters.scoreVolume is result.score
     assert (result.colours.GetMTime(), result.table.GetMTime()) == (colours, table)
@@ -779,28 +780,55 @@ def test_reload_leaves_no_observers_behind(desktop: Any, widget: Any) -> None:
     assert examine_ball(desktop)[1] is not None
 
 
-def test_drag_and_release_are_fast(desktop: Any, widget: Any) -> None:
-    """256^3 for the drag, 240 x 240 x 155 for what follows; processor time, so that a busy machine does not count."""
-    result = big_result(desktop, widget, (256, 256, 256))
-    desktop.views.slices["Red"].pixels()
-    steps = []
-    for value in np.linspace(0.3, 0.9, 30):
-        start = time.process_time()
-        desktop.drag("borderSlider", [float(value)])
-        steps.append(time.process_time() - start)
-    widget.panel._follow_timer.stop()
-    assert np.median(steps) < STEP_S
-    desktop.clear()
-    result = big_result(desktop, widget, (155, 240, 240))
-    widget.panel._follow()
+@pytest.fixture(scope="module")
+def unit_s() -> float:
+    """Seconds of the processor that one labelling of 240 x 240 x 155 voxels takes: how fast this machine is today."""
+    above = np.random.default_rng(0).random((155, 240, 240), np.float32) > 0.95
+    return min(seconds(lambda: ndimage.label(above, np.ones((3, 3, 3)))) for _ in range(3))
+
+
+def seconds(action: Any) -> float:
+    """Of the processor, so that others on the machine do not count."""
     start = time.process_time()
-    widget.panel._follow()
-    assert time.process_time() - start < FOLLOW_S
-    assert result.table.GetNumberOfRows() > 3
+    action()
+    return time.process_time() - start
 
 
-def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int]) -> Any:
-    """A result of that size with a noisy score in an ellipsoidal brain."""
+def step_seconds(steps: Any) -> list[float]:
+    """What each step of a generator takes."""
+    found, ended = [], False
+    while not ended:
+        start = time.process_time()
+        ended = next(steps, whole) is whole
+        found.append(time.process_time() - start)
+    return found
+
+
+def test_dragging_the_border_is_fast(desktop: Any, widget: Any, unit_s: float) -> None:
+    big_result(desktop, widget, (256, 256, 256))
+    desktop.views.slices["Red"].pixels()
+    steps = [seconds(partial(desktop.drag, "borderSlider", [value])) for value in np.linspace(0.3, 0.9, 30).tolist()]
+    assert np.median(steps) < DRAGGED * unit_s
+
+
+@pytest.mark.parametrize("record", [{}, {"healthy": {"low": 0.3, "scans": 10, "evidence": [9.0, 4.0]}}])
+def test_no_step_of_import_and_follow_up_blocks(desktop: Any, widget: Any, unit_s: float, record: dict) -> None:
+    """The best of three, of each step: of the import, of the first search and of one with another border."""
+    from DISYRELib.search import Search
+
+    runs = []
+    for _ in range(3):
+        result, steps = big_result(desktop, widget, (155, 240, 240), record)
+        search, criteria = Search(result), widget.panel._criteria
+        for border in (0.5, 0.4):
+            steps += step_seconds(search.steps(replace(criteria, border=border)))
+        runs.append([*steps, seconds(widget.panel._list_findings)])
+        assert result.table.GetNumberOfRows() > 3
+    assert np.min(runs, axis=0).max() < BLOCKED * unit_s
+
+
+def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int], record: Any = None) -> tuple[Any, list[float]]:
+    """A result of that size with a noisy score in an ellipsoidal brain, and how long each step of its import took."""
     import tempfile
 
     from DISYRELib import scene
@@ -809,7 +837,7 @@ def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int]) -> Any:
 
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     brain = sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) < 0.7
-    coarse = np.random.default_rng(0).random([n // 12 + 1 for n in shape], np.float32) ** 3
+    coarse = np.random.default_rng(0).random([n // 12 + 1 for n in shape], np.float32) ** 6
     score = coarse.repeat(12, 0).repeat(12, 1).repeat(12, 2)[: shape[0], : shape[1], : shape[2]] * brain
     volume = desktop.add_volume((brain * 100).astype(np.int16), name="Large")
     desktop.show(volume)
@@ -818,8 +846,10 @@ def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int]) -> Any:
         paths = {name: f"{folder}/{name}.npy" for name in ("score", "levels")}
         np.save(paths["score"], score)
         np.save(paths["levels"], to_levels(score, brain))
-        steps = scene.import_steps(volume, {"arrays": paths, "levels": 100, "border": 0.5}, None, None, False, [])
-        result = whole(steps)
+        outcome = {"arrays": paths, "levels": 100, "border": 0.5, "record": record or {}}
+        made: list[Any] = []
+        steps = step_seconds(scene.import_steps(volume, outcome, None, None, False, made))
+    result = scene.Result(made[0])
     widget.panel.parameters.scoreVolume = result.score
     scene.show_in_views(result)
-    return result
+    return result, steps
