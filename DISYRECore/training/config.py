@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.models.description import BRAIN_MRI, DetectionSettings, ModelDescription
+from DISYRECore.models.description import (
+    BRAIN_MRI,
+    DetectionSettings,
+    ModelDescription,
+    find_model,
+    read_description,
+)
 from DISYRECore.training.tasks import find_task, task_names
 from DISYRECore.training.typed import build
 
 S = TypeVar("S", covariant=True)
+
+STAGED = ("steps", "batch", "learning_rate", "contrasts", "settings")
+"""What a stage may change of a run; of the settings all but the network."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,12 @@ class TrainingConfig(Generic[S]):
         contrasts: Of the scans; those named twice are drawn twice as often.
         spacing_mm: Spacing of the model grid.
         batch: Samples per step, over all processes.
-        steps: Length of the run.
-        learning_rate, warmup, weight_decay, clip: Of AdamW, steps of linear warm-up, largest gradient norm.
+        steps: Length of the run; with stages the sum of theirs.
+        stages: Parts of the run one after the other, each a whole config that differs in what `STAGED` names; none
+            where the run is of one kind throughout.
+        start: Id or folder of the model whose weights the run starts from; from random ones where it is empty.
+        optimiser: ``adamw``, or ``muon`` for the hidden convolutions, see `optimiser`.
+        learning_rate, warmup, weight_decay, clip: Of the optimiser, steps of linear warm-up, largest gradient norm.
         ema: Decay of the averaged weights that are kept.
         seed: Everything random follows from it.
         every: Steps between validation and checkpoint.
@@ -53,6 +66,9 @@ class TrainingConfig(Generic[S]):
     spacing_mm: float = 1.5
     batch: int = 32
     steps: int = 10000
+    stages: tuple[TrainingConfig[S], ...] = ()
+    start: str = ""
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 6e-4
     warmup: int = 200
     weight_decay: float = 1e-4
@@ -69,6 +85,14 @@ class TrainingConfig(Generic[S]):
         """The contrasts, each named once, in their order."""
         return tuple(dict.fromkeys(self.contrasts))
 
+    def at(self, step: int) -> TrainingConfig[S]:
+        """The config that holds at a step, counted from 0: that of its stage, or this one where there are none."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1] if self.stages else self
+
 
 def read_config(path: Path) -> TrainingConfig[Any]:
     """Reads a YAML config; the fields of the task stand under ``settings``.
@@ -81,12 +105,54 @@ def read_config(path: Path) -> TrainingConfig[Any]:
     if not isinstance(values, dict) or not {"name", "task"} <= values.keys():
         tasks = ", ".join(task_names())
         raise DisyreError(f"{place} is not a training config; it needs at least a name and a task, one of {tasks}.")
+    stages = values.pop("stages", [])
+    values = _with_network(values)
+    run = _build(values, place)
+    if not stages:
+        return run
+    if not isinstance(stages, list):
+        raise DisyreError(f"{place}: stages is {stages!r}; give a list of them.")
+    if "steps" in values:
+        raise DisyreError(f"{place} has 'steps' beside stages; leave it out, since theirs are added up.")
+    parts = tuple(_stage(values, one, f"{place}: stage {number}") for number, one in enumerate(stages, start=1))
+    return replace(run, stages=parts, steps=sum(one.steps for one in parts))
+
+
+def _build(values: Mapping[str, Any], place: str) -> TrainingConfig[Any]:
+    """A config from its fields, without stages."""
+    values = dict(values)
     kind = find_task(str(values["task"])).settings
     for own in fields(kind):
         if own.name in values:
             raise DisyreError(f"{place} has '{own.name}' beside the task; it belongs under 'settings'.")
     settings = build(kind, values.pop("settings", {}), f"{place}: settings")
     return build(TrainingConfig, values, place, settings=settings)
+
+
+def _stage(values: Mapping[str, Any], changes: Any, place: str) -> TrainingConfig[Any]:
+    """A run's fields with those that a stage changes; named fields are merged, everything else is replaced."""
+    if not isinstance(changes, dict) or "steps" not in changes or not changes.keys() <= set(STAGED):
+        raise DisyreError(f"{place} must name its steps, and may change {', '.join(STAGED[1:])}.")
+    if isinstance(changes.get("settings"), dict) and "network" in changes["settings"]:
+        raise DisyreError(f"{place} changes the network; a run has one, so leave it out.")
+    return _build(_merged(values, changes), place)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, change in changes.items():
+        both = isinstance(merged.get(name), dict) and isinstance(change, dict)
+        merged[name] = _merged(merged[name], change) if both else change
+    return merged
+
+
+def _with_network(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config with the network of the model that it starts from, where it names none of its own."""
+    start, settings = values.get("start"), values.get("settings", {})
+    if not isinstance(start, str) or not start or not isinstance(settings, dict) or "network" in settings:
+        return values
+    network = {name: value for name, value in read_description(find_model(start)).network.items() if name != "kind"}
+    return {**values, "settings": {**settings, "network": network}}
 
 
 def _read_yaml(path: Path) -> Any:
@@ -96,14 +162,6 @@ def _read_yaml(path: Path) -> Any:
         raise DisyreError(f"The config {path} cannot be read; give a YAML text file.") from error
     except yaml.YAMLError as error:
         raise DisyreError(f"The config {path} is not valid YAML: {error}.".replace("\n", " ")) from error
-
-
-def learning_rate(step: int, config: TrainingConfig[Any]) -> float:
-    """Linear warm-up, then cosine to 0."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    share = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def description(

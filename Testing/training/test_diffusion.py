@@ -184,7 +184,7 @@ def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path, settings:
     resumed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
     assert resumed.step == 2
     resumed.run()
-    assert equal(resumed._state(), whole._state())
+    assert equal(resumed.state.tensors(), whole.state.tensors())
     written = [(tmp_path / name / "tiny" / "model.json").read_text() for name in ("whole", "killed")]
     assert written[0] == written[1]
 

@@ -26,7 +26,9 @@ from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, draw_scan, fluid_mask, render_scan
 from DISYRECore.training import tasks, train
-from DISYRECore.training.config import TrainingConfig, learning_rate, read_config
+from DISYRECore.training.checkpoint import CHECKPOINT
+from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.schedule import learning_rate
 from DISYRECore.training.tasks import find_task, restoration, task_names
 from DISYRECore.training.tasks.base.batches import Anomalies, Batch, SyntheticBatches, hide_health
 from DISYRECore.training.tasks.denoising import DenoisingSettings, add_coarse_noise
@@ -39,7 +41,7 @@ from DISYRECore.training.tasks.restoration import (
     slice_dice_loss,
     small_region_weight,
 )
-from DISYRECore.training.trainer import CHECKPOINT, Trainer
+from DISYRECore.training.trainer import Trainer
 
 TINY = TrainingConfig(
     name="tiny",
@@ -226,22 +228,22 @@ def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path) -> None:
     assert resumed.step == 3
     resumed.run()
     assert resumed.step == whole.step == 6
-    assert equal(resumed.network.state_dict(), whole.network.state_dict())
-    assert equal(resumed.average, whole.average)
-    assert equal(resumed._state(), whole._state())
+    assert equal(resumed.state.network.state_dict(), whole.state.network.state_dict())
+    assert equal(resumed.state.average, whole.state.average)
+    assert equal(resumed.state.tensors(), whole.state.tensors())
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "killed")]
-    whole_log, killed_log = ([{**json.loads(line), "time": 0} for line in lines] for lines in logs)
+    whole_log, killed_log = ([{**json.loads(line), "time": 0, "processor_s": 0} for line in lines] for lines in logs)
     assert whole_log == killed_log
 
 
 @pytest.mark.usefixtures("_few_shapes")
 def test_training_changes_the_network_and_keeps_a_slower_average(labelmaps: Path, tmp_path: Path) -> None:
     run = trainer(labelmaps, tmp_path, replace(TINY, ema=0.9))
-    start = {key: value.clone() for key, value in run.network.state_dict().items()}
+    start = {key: value.clone() for key, value in run.state.network.state_dict().items()}
     for _ in range(4):
         run.train_step()
-    far = sum(float((value - start[key]).square().sum()) for key, value in run.network.state_dict().items())
-    near = sum(float((value - start[key]).square().sum()) for key, value in run.average.items())
+    far = sum(float((value - start[key]).square().sum()) for key, value in run.state.network.state_dict().items())
+    near = sum(float((value - start[key]).square().sum()) for key, value in run.state.average.items())
     assert 0 < near < far
 
 
@@ -253,7 +255,7 @@ def test_a_run_ends_with_a_model_that_loads(labelmaps: Path, tmp_path: Path) -> 
     assert model.description.training["steps"] == 2
     assert (model.description.training["data"], model.description.training["licence"]) == ("ellipsoids", "CC0")
     assert (model.description.spacing_mm, model.description.contrasts) == (6.0, TINY.contrasts)
-    for key, value in run.average.items():
+    for key, value in run.state.average.items():
         assert torch.allclose(model.network.state_dict()[key], value, rtol=1e-3, atol=1e-4)
     assert not list(tmp_path.rglob("*.part"))
     record = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
@@ -358,7 +360,7 @@ config, labelmaps, out = map(Path, sys.argv[1:])
 for steps in (2, 4):
     run = Trainer(read_config(config), labelmaps, out, "cpu")
     run.run(until=steps)
-weights = torch.cat([p.detach().flatten() for p in run.network.parameters()])
+weights = torch.cat([p.detach().flatten() for p in run.state.network.parameters()])
 both = [torch.empty_like(weights) for _ in range(run.world)]
 dist.all_gather(both, weights)
 assert run.world == 2 and torch.equal(*both), "the processes disagree"
@@ -374,15 +376,16 @@ def two_process_reference(
     """What two processes should compute: the mean of both shares' gradients, in one process."""
     run = trainer(labelmaps, out, settings)
     for step in range(settings.steps):
-        for group in run.optimiser.param_groups:
+        (optimiser,) = run.state.optimisers
+        for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, settings)
-        run.optimiser.zero_grad()
+        optimiser.zero_grad()
         for rank in range(2):
             batch = run.task.make(settings.batch // 2, settings.seed + 2 * step + rank + 1)
-            (run.task.loss(run.network, batch)[0] / 2).backward()
-        torch.nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
-        run.optimiser.step()
-    return run.network.state_dict()
+            (run.task.loss(run.state.network, batch)[0] / 2).backward()
+        torch.nn.utils.clip_grad_norm_(run.state.network.parameters(), settings.clip)
+        optimiser.step()
+    return run.state.network.state_dict()
 
 
 @pytest.mark.usefixtures("_few_shapes")
@@ -401,7 +404,7 @@ def test_two_processes_train_as_one_and_resume(labelmaps: Path, tmp_path: Path) 
     resumed = trainer(labelmaps, out, settings)
     assert resumed.step == 4
     expected = two_process_reference(labelmaps, tmp_path / "reference", settings)
-    for key, value in resumed.network.state_dict().items():
+    for key, value in resumed.state.network.state_dict().items():
         assert torch.allclose(value, expected[key], atol=2e-3)
     assert [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()] == [2, 4]
     assert math.isfinite(resumed.train_step()["error"])

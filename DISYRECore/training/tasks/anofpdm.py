@@ -21,6 +21,7 @@ from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import ModelDescription
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
@@ -71,7 +72,8 @@ class AnoFPDMTask(NoiseTask):
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of slices with noise, steps and labels."""
-        batch, generator = self.batches.make(count, seed), Generator(self.device).manual_seed(seed + 1)
+        batch = make_crops(self.batches, count, seed, self.config.settings.crop)
+        generator = Generator(self.device).manual_seed(seed + 1)
         image = to_signed(batch.corrupted[:, 0])
         noise = torch.randn(image.shape, generator=generator, device=self.device)
         withheld = torch.rand(count, generator=generator, device=self.device) < self.config.settings.unlabelled
@@ -148,4 +150,4 @@ def choose_guidance(walks: Sequence[Walk], guidances: Sequence[float], sick: Ten
     return found, accuracies[best]
 
 
-SPEC = TaskSpec("anofpdm", AnoFPDMSettings, AnoFPDMTask)
+SPEC = TaskSpec("anofpdm", AnoFPDMSettings, AnoFPDMTask, judged_by=("ap", "accuracy"))

@@ -12,7 +12,7 @@ from DISYRECore.models.restoration_unet import SIZES as NETWORKS
 from DISYRECore.models.restoration_unet import NetworkSettings
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.batches import HealthySlabs, SliceSettings, uniform_corruption
-from DISYRECore.training.tasks.restoration import LossWeights, RestoringTask
+from DISYRECore.training.tasks.restoration import RESTORED, LossWeights, RestoringTask
 from DISYRECore.training.typed import SIZES
 
 
@@ -44,4 +44,4 @@ class DenoisingTask(RestoringTask):
         return add_coarse_noise(healthy, generator)
 
 
-SPEC = TaskSpec("denoising", DenoisingSettings, DenoisingTask)
+SPEC = TaskSpec("denoising", DenoisingSettings, DenoisingTask, judged_by=RESTORED)

@@ -34,12 +34,16 @@ from DISYRECore.training.tasks.base.batches import (
     hide_health,
     load_bank,
 )
+from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.typed import SIZES
 
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
 VALIDATION_BATCH = 32
 REACH, FULL_SHARE, HEAVIEST = 10, 0.25, 12.0
 """Voxels around a place, the share of them in a region from which its weight is 1, and the most that a voxel weighs."""
+
+RESTORED = ("ap_region", "ap_residual", "removed")
+"""Figures that judge a restoring network, see `restoration_scores`."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class RestoringTask(ABC):
 
     def make(self, count: int, seed: int) -> Batch:
         """A batch of corrupted slices."""
-        return self.batches.make(count, seed)
+        return make_crops(self.batches, count, seed, self.config.settings.crop)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """See `restoration_loss`."""
@@ -209,4 +213,4 @@ def _split(batch: Batch, size: int) -> Iterator[Batch]:
         yield replace(batch, **part)
 
 
-SPEC = TaskSpec("restoration", RestorationSettings, RestorationTask)
+SPEC = TaskSpec("restoration", RestorationSettings, RestorationTask, judged_by=RESTORED)

@@ -256,4 +256,4 @@ class SkullStripTask:
         return description(self.config, step, SKULL_STRIP, SkullStripSettings().to_dict())
 
 
-SPEC = TaskSpec("skull-strip", NoSettings, SkullStripTask)
+SPEC = TaskSpec("skull-strip", NoSettings, SkullStripTask, judged_by=("dice",))

@@ -44,7 +44,8 @@ from DISYRECore.models.store import save_model
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.synthesis.small_lesions import LesionedBrain, add_small_lesions, draw_small_lesions
-from DISYRECore.training.config import TrainingConfig, description, learning_rate
+from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.schedule import learning_rate
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.batches import load_bank
 

@@ -21,6 +21,7 @@ from DISYRECore.models.description import ModelDescription
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.batches import Batch, SyntheticBatches, leave_healthy
+from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
@@ -74,7 +75,7 @@ class SynomalyTask(NoiseTask):
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of healthy slices with noise and steps."""
-        batch, noise = self.batches.make(count, seed), self.config.settings.noise
+        batch, noise = make_crops(self.batches, count, seed, self.config.settings.crop), self.config.settings.noise
         image, region = to_signed(batch.healthy), batch.mask if noise.inside else None
         generator = Generator(self.device).manual_seed(seed + 1)
         drawn, _ = synomaly_noise((count, *image.shape[1:]), noise, generator, region)

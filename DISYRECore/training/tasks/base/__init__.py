@@ -49,9 +49,12 @@ class TaskSpec:
         settings: Dataclass of what its configs may say under ``settings``.
         make: Makes the task for the `Trainer`, step by step; None where it trains by `run`.
         run: Trains in a way of its own; None where the `Trainer` does.
+        judged_by: Figures of its validation, the higher the better; the first that there is decides which weights are
+            kept.
     """
 
     name: str
     settings: type[Any]
     make: MakeTask | None = None
     run: RunTask | None = None
+    judged_by: tuple[str, ...] = ("ap",)

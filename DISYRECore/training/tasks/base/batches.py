@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from DISYRECore.corruption.families.base import CorruptionSettings
 from DISYRECore.corruption.forward import Corrupted, apply_corruption, draw_corruption
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.corruption.shapes import ShapeBank
+from DISYRECore.errors import DisyreError
 from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.training.config import TrainingConfig
@@ -26,10 +28,21 @@ class SliceSettings:
     Attributes:
         slice_shape: Points (Y, X) of a training slice.
         reuse: How many times each healthy slice is corrupted within a step.
+        crop: Side in pixels of the square crops that are learnt from, see `crops`; None for whole slices.
+
+    Raises:
+        DisyreError: Crops that are larger than the slices.
     """
 
     slice_shape: tuple[int, int] = (128, 112)
     reuse: int = 2
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and not 0 < self.crop <= min(self.slice_shape):
+            raise DisyreError(
+                f"A crop of {self.crop} pixels does not fit into slices of {self.slice_shape}; give less."
+            )
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,8 @@ def hide_health(made: Corrupted, generator: Generator) -> Corrupted:
     return replace(made, severity=torch.where(made.severity > 0, made.severity, anything))
 
 
+@lru_cache(maxsize=2)
 def load_bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
-    """The anatomies that some patterns name."""
+    """The anatomies that some patterns name; kept, since each stage of a run asks for them."""
     paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
     return load_anatomies(paths, variants=variants).to(device)
