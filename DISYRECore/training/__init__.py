@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from DISYRECore.training.config import TrainingConfig
+    from DISYRECore.training.events import Emit
 
 
-def train(config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto") -> None:
+def train(config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto", emit: Emit | None = None) -> None:
     """Trains a model from a config; a run that was stopped resumes.
 
     Args:
@@ -17,17 +20,22 @@ def train(config: TrainingConfig[Any], data: Path, out: Path, device: str = "aut
         data: Folder of label maps, or of scans where the config says so.
         out: Checkpoint, log and model go here.
         device: ``auto``, ``cpu`` or ``cuda``.
+        emit: Takes the events of the run, see `training.events`.
 
     Raises:
-        DisyreError: Data, device or output that cannot be used.
+        DisyreError: Data, device or output that cannot be used, another run in the same folder, or one that diverges.
     """
+    from DISYRECore.training.control import locked
+    from DISYRECore.training.events import silent
     from DISYRECore.training.tasks import find_task
     from DISYRECore.training.trainer import Trainer
 
-    spec = find_task(config.task)
-    if spec.run is not None:
-        spec.run(config, data, out, device)
-        return
-    trainer = Trainer(config, data, out, device)
-    trainer.run()
-    trainer.close()
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    with locked(out) if is_first else nullcontext():
+        spec = find_task(config.task)
+        if spec.run is not None:
+            spec.run(config, data, out, device)
+            return
+        trainer = Trainer(config, data, out, device, emit or silent)
+        trainer.run()
+        trainer.close()

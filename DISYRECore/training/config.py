@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -50,6 +52,7 @@ class TrainingConfig(Generic[S]):
         ema: Decay of the averaged weights that are kept.
         seed: Everything random follows from it.
         every: Steps between validation and checkpoint.
+        patience: Validations without a better one after which the run ends; 0 for no such end.
         weight_bits: Of the model's kernels on disk; checkpoints are in full precision.
         licence, data: For the model's card.
     """
@@ -76,6 +79,7 @@ class TrainingConfig(Generic[S]):
     ema: float = 0.999
     seed: int = 0
     every: int = 250
+    patience: int = 0
     weight_bits: Literal[8, 16] = 16
     licence: str = ""
     data: str = ""
@@ -87,11 +91,12 @@ class TrainingConfig(Generic[S]):
 
     def at(self, step: int) -> TrainingConfig[S]:
         """The config that holds at a step, counted from 0: that of its stage, or this one where there are none."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1] if self.stages else self
+        return self.stages[self.stage_number(step) - 1] if self.stages else self
+
+    def stage_number(self, step: int) -> int:
+        """The stage that a step, counted from 0, belongs to, counted from 1."""
+        ends = list(accumulate(stage.steps for stage in self.stages[:-1]))
+        return 1 + bisect_right(ends, step)
 
 
 def read_config(path: Path) -> TrainingConfig[Any]:

@@ -26,6 +26,21 @@ def learning_rate(step: int, config: TrainingConfig[Any]) -> float:
     return config.at(step).learning_rate * share
 
 
+def work_left(config: TrainingConfig[Any], step: int) -> int:
+    """Pixels of training slices from a step, counted from 0, to the end of the run."""
+    pixels = 0
+    for stage in config.stages or (config,):
+        pixels += min(max(stage.steps - step, 0), stage.steps) * stage.batch * _pixels(stage.settings)
+        step -= stage.steps
+    return pixels
+
+
+def _pixels(settings: Any) -> int:
+    """Of a training slice; 1 for tasks whose samples are all of one size."""
+    crop = getattr(settings, "crop", None)
+    return crop**2 if crop else math.prod(getattr(settings, "slice_shape", (1,)))
+
+
 class LossWatch:
     """Tells a run that diverges from one whose loss is noisy.
 

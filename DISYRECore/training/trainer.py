@@ -6,38 +6,32 @@ exactly what an uninterrupted one would have seen. Under `torchrun` the batch is
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import check_writable, write_text
+from DISYRECore.io.files import check_writable
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import load_model, save_model
-from DISYRECore.training.checkpoint import (
-    PROGRESS,
-    RunState,
-    append_log,
-    load_checkpoint,
-    save_checkpoint,
-    saving,
-    trim_log,
-)
+from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, trim_log
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.control import PAUSE, RESUME, STOP, Control
+from DISYRECore.training.events import Emit, Reporter, silent
 from DISYRECore.training.optimiser import make_optimisers
 from DISYRECore.training.schedule import LossWatch, learning_rate
 from DISYRECore.training.tasks import find_task
 from DISYRECore.training.tasks.base import Task
+
+LOOK_S = 0.2
+"""Between two looks for the user's wish in a run that is paused."""
 
 
 class Trainer:
@@ -48,15 +42,19 @@ class Trainer:
         data: Folder of label maps, or of scans where the config says so.
         out: Checkpoint, log and model go here; a run that was stopped resumes from it.
         device: ``auto``, ``cpu`` or ``cuda``.
+        emit: Takes the events of the run.
 
     Attributes:
         task: Of the config as a whole: validates, and describes the model. Each stage has a task of its own.
+        reporter: Tells how the run goes; None in all processes but the first.
 
     Raises:
         DisyreError: Data, device, checkpoint, start model or task that cannot be used.
     """
 
-    def __init__(self, config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto") -> None:
+    def __init__(
+        self, config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto", emit: Emit = silent
+    ) -> None:
         self.config, self.data, self.out = config, data, out
         self.device = pick_device(device)
         self.rank, self.world = _process_group(self.device)
@@ -74,29 +72,50 @@ class Trainer:
         elif config.start:
             self._start_from(config.start)
         self.parallel = DistributedDataParallel(network) if self.world > 1 else network
+        self.control = Control(out)
+        self.reporter = Reporter(config, out, emit) if self.rank == 0 else None
 
     @property
     def step(self) -> int:
         """Steps done."""
         return self.state.progress.step
 
-    def run(self, until: int | None = None) -> None:
+    def run(self, until: int | None = None) -> str:
         """Trains to the end (or to step `until`), with validation and checkpoints on the way.
+
+        Returns:
+            Why it ended: ``finished``; ``stopped`` by its user; or ``patience``, as validation did not get better.
 
         Raises:
             DisyreError: The run diverges, or cannot be saved.
         """
         steps = min(until or self.config.steps, self.config.steps)
-        board = _tensorboard(self.out) if self.rank == 0 else None
-        bar = tqdm(total=steps, initial=self.step, disable=self.rank > 0, file=sys.stderr, mininterval=10)
-        while self.step < steps:
-            parts = self.train_step()
-            bar.update()
-            bar.set_postfix({k: f"{v:.4f}" for k, v in parts.items()}, refresh=False)
-            if self.step == steps or (self.step % self.config.every == 0 and not self.watch.suspects):
-                self.checkpoint(board, parts)
+        if self.reporter is not None:
+            self.reporter.starts(self.state.progress, str(self.device))
+        with self.control.listening():
+            reason = self._loop(steps)
         if self.world > 1:
             dist.barrier()
+        if self.reporter is not None:
+            self.reporter.ends(self.state.progress, reason)
+        return reason
+
+    def _loop(self, steps: int) -> str:
+        while self.step < steps:
+            if self._shared(float(self._is_out_of_patience())):
+                return "patience"
+            wish = self._wish()
+            if wish == PAUSE:
+                wish = self._hold()
+            if wish == STOP:
+                self.checkpoint({})
+                return "stopped"
+            parts = self.train_step()
+            if self.reporter is not None:
+                self.reporter.steps(self.state.progress, parts, self.stage.batch)
+            if self.step == steps or (self.step % self.config.every == 0 and not self.watch.suspects):
+                self.checkpoint(parts)
+        return "finished"
 
     def close(self) -> None:
         """Leaves the group of processes, where there is one; the trained network stays."""
@@ -108,7 +127,7 @@ class Trainer:
         """One optimiser step; deterministic given the step number.
 
         Raises:
-            DisyreError: The run diverges; nothing has been changed by this step.
+            DisyreError: The run diverges; this step has changed nothing.
         """
         began, config = time.process_time(), self.config
         task = self._task_at(self.step)
@@ -116,22 +135,54 @@ class Trainer:
         self.state.network.zero_grad(set_to_none=True)
         loss, parts = task.loss(self.parallel, batch)
         loss.backward()
-        mean = self._mean(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.state.network.parameters(), config.clip)
+        mean = self._shared(float(loss.detach())) / self.world
         if self.watch.diverges(mean, float(norm)):
             raise self._diverged(mean)
         for optimiser in self.state.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(self.step, config)
             optimiser.step()
-        self._advance(time.process_time() - began)
+        done = self.state.progress
+        spent = done.processor_s + self._shared(time.process_time() - began)
+        self.state.progress = replace(done, step=done.step + 1, processor_s=spent)
+        self.state.update_average(min(config.ema, (1 + self.step) / (10 + self.step)))
         return parts
 
-    def _advance(self, processor_s: float) -> None:
+    def checkpoint(self, parts: dict[str, float]) -> None:
+        """Validates the averaged weights, keeps them where they are the best, logs, and saves everything."""
+        if self.reporter is None:
+            return
+        began, network = time.process_time(), self.averaged_network()
+        scores, example = self.task.validate(network), self.task.example(network)
         done = self.state.progress
-        step, spent = done.step + 1, done.processor_s + processor_s * self.world
-        self.state.progress = replace(done, step=step, processor_s=spent)
-        self.state.update_average(min(self.config.ema, (1 + step) / (10 + step)))
+        self.state.progress = replace(done, processor_s=done.processor_s + time.process_time() - began)
+        self._keep_best(scores)
+        self.reporter.validated(self.state.progress, parts, scores)
+        if example is not None:
+            self.reporter.shows(self.step, example.cpu().numpy())
+        self.save()
+
+    def averaged_network(self) -> nn.Module:
+        """A copy of the network with the averaged weights."""
+        network = self.task.network()
+        network.load_state_dict(self.state.average)
+        return network.eval()
+
+    def save(self) -> None:
+        """Writes the model, if it is new, and the checkpoint, which is last; each replaces the one before in one go."""
+        c, done = self.config, self.state.progress
+        if done.best_step == done.step:
+            with saving(self.out):
+                save_model(self.out / c.name, self.task.describe(done.step), self.state.best, c.weight_bits)
+        save_checkpoint(self.out, self.state, c)
+        if self.reporter is not None:
+            self.reporter.emit("checkpoint", step=self.step, path=str(self.out / CHECKPOINT))
+
+    def _make_task(self, config: TrainingConfig[Any], validates: bool) -> Task:
+        if self.spec.make is None:
+            raise DisyreError(f"The task {config.task} is not learnt step by step; use training.train.")
+        return self.spec.make(config, self.data, self.device, validates)
 
     def _task_at(self, step: int) -> Task:
         """The task of the stage that a step belongs to."""
@@ -139,11 +190,6 @@ class Trainer:
         if stage is not self.stage:
             self.stage, self.stage_task, self.watch = stage, self._make_task(stage, validates=False), LossWatch()
         return self.stage_task
-
-    def _make_task(self, config: TrainingConfig[Any], validates: bool) -> Task:
-        if self.spec.make is None:
-            raise DisyreError(f"The task {config.task} is not learnt step by step; use training.train.")
-        return self.spec.make(config, self.data, self.device, validates)
 
     def _start_from(self, name: str) -> None:
         """Takes over the weights of a model.
@@ -159,36 +205,6 @@ class Trainer:
             raise DisyreError(text) from error
         self.state = RunState(self.state.network, self.state.optimisers)
 
-    def _mean(self, loss: Tensor) -> float:
-        """The mean loss of all processes."""
-        if self.world > 1:
-            dist.all_reduce(loss)
-        return float(loss) / self.world
-
-    def _diverged(self, loss: float) -> DisyreError:
-        kept = self.state.progress.best_step
-        return DisyreError(
-            f"Training diverged at step {self.step + 1} (loss {loss:.3g}); it stopped at its last checkpoint, and the "
-            f"model is that of step {kept}. Give a lower learning_rate to go on from there.",
-            "diverged",
-        )
-
-    def checkpoint(self, board: Any, parts: dict[str, float]) -> None:
-        """Validates the averaged weights, keeps them where they are the best, saves everything, and logs."""
-        if self.rank > 0:
-            return
-        began = time.process_time()
-        scores = self.task.validate(self.averaged_network())
-        progress = self.state.progress
-        self.state.progress = replace(progress, processor_s=progress.processor_s + time.process_time() - began)
-        self._keep_best(scores)
-        for key, value in {**parts, **scores}.items():
-            if board is not None:
-                board.add_scalar(key, value, self.step)
-        spent = round(self.state.progress.processor_s, 1)
-        append_log(self.out, {"step": self.step, "time": round(time.time()), "processor_s": spent, **parts, **scores})
-        self.save()
-
     def _keep_best(self, scores: dict[str, float]) -> None:
         """Keeps the averaged weights if no validation was better; without one the latest are kept."""
         score = next((scores[name] for name in self.spec.judged_by if name in scores), None)
@@ -197,20 +213,40 @@ class Trainer:
             self.state.keep_average()
             self.state.progress = replace(self.state.progress, best_step=self.step, best_score=score)
 
-    def averaged_network(self) -> nn.Module:
-        """A copy of the network with the averaged weights."""
-        network = self.task.network()
-        network.load_state_dict(self.state.average)
-        return network.eval()
+    def _is_out_of_patience(self) -> bool:
+        done, c = self.state.progress, self.config
+        return self.rank == 0 and 0 < c.patience * c.every <= done.step - done.best_step
 
-    def save(self) -> None:
-        """Writes model, progress and checkpoint; each replaces its predecessor in one go, the checkpoint last."""
-        c, progress = self.config, self.state.progress
-        if progress.best_step == progress.step:
-            with saving(self.out):
-                save_model(self.out / c.name, self.task.describe(self.step), self.state.best, c.weight_bits)
-        write_text(json.dumps({**asdict(progress), "config": asdict(c)}, indent=2), self.out / PROGRESS)
-        save_checkpoint(self.out, self.state, c)
+    def _hold(self) -> str:
+        """Waits, with everything saved, until the run is to go on or to stop; returns which."""
+        if self.reporter is not None:
+            self.save()
+            self.reporter.holds(self.state.progress)
+        while (wish := self._wish()) == PAUSE:
+            time.sleep(LOOK_S)
+        if self.reporter is not None:
+            self.reporter.goes_on(self.state.progress)
+        return wish
+
+    def _wish(self) -> str:
+        """What the user wants, the same in all processes."""
+        words = (RESUME, PAUSE, STOP)
+        return words[int(self._shared(words.index(self.control.look()) if self.rank == 0 else 0))]
+
+    def _shared(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(float(value), device=self.device)
+        dist.all_reduce(total)
+        return float(total)
+
+    def _diverged(self, loss: float) -> DisyreError:
+        return DisyreError(
+            f"Training diverged at step {self.step + 1} (loss {loss:.3g}); it stopped at its last checkpoint, and the "
+            f"model is that of step {self.state.progress.best_step}. Give a lower learning_rate to go on from there.",
+            "diverged",
+        )
 
 
 def _process_group(device: torch.device) -> tuple[int, int]:
@@ -220,11 +256,3 @@ def _process_group(device: torch.device) -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), dist.get_world_size()
-
-
-def _tensorboard(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))

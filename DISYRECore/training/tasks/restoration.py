@@ -39,6 +39,7 @@ from DISYRECore.training.typed import SIZES
 
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
 VALIDATION_BATCH = 32
+EXAMPLES, EXAMPLES_OF = 3, 8
 REACH, FULL_SHARE, HEAVIEST = 10, 0.25, 12.0
 """Voxels around a place, the share of them in a region from which its weight is 1, and the most that a voxel weighs."""
 
@@ -151,6 +152,18 @@ class RestoringTask(ABC):
         if self.held_out is None:
             return {}
         return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
+
+    def example(self, network: nn.Module) -> Tensor | None:
+        """The most anomalous of some held-out slices: each corrupted, restored, and as it was."""
+        if self.held_out is None:
+            return None
+        batch = self.held_out.make(EXAMPLES_OF, VALIDATION_SEED)
+        shown = batch.region.flatten(1).sum(1).topk(EXAMPLES).indices
+        middle = batch.corrupted[shown, batch.corrupted.shape[1] // 2]
+        with torch.no_grad(), mixed_precision(self.device):
+            restored = network(batch.corrupted[shown], batch.step[shown])[0].float()
+        rows = torch.cat([middle, restored, batch.healthy[shown]], dim=2)
+        return rows.flip(1).flatten(0, 1)
 
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands; used as the bundled one, by its residual where it marks no region."""

@@ -251,6 +251,9 @@ class SkullStripTask:
                 scores.append(2 * float((found & truth).sum()) / float(found.sum() + truth.sum()))
         return {"dice": float(np.mean(scores)), "worst_dice": min(scores)}
 
+    def example(self, network: nn.Module) -> None:
+        """None."""
+
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands."""
         return description(self.config, step, SKULL_STRIP, SkullStripSettings().to_dict())

@@ -29,6 +29,9 @@ class Task(Protocol):
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Figures on held-out data; none where the config names no such data."""
 
+    def example(self, network: nn.Module) -> Tensor | None:
+        """A picture (Y, X) in [0, 1] of what the network makes of held-out data; None where there is none."""
+
     def describe(self, step: int) -> ModelDescription:
         """Description of the model after `step` steps; thresholds come with calibration."""
 

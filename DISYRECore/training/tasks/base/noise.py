@@ -250,6 +250,9 @@ class NoiseTask:
         """See `noise_loss`."""
         return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
+    def example(self, network: nn.Module) -> None:
+        """None: what these networks predict is noise."""
+
     def _describe(self, step: int, found: dict[str, Any]) -> ModelDescription:
         """Description of the model; `found` are settings of its method."""
         c = self.config
