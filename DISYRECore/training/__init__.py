@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from DISYRECore.errors import DisyreError
+
 if TYPE_CHECKING:
     from DISYRECore.training.config import TrainingConfig
     from DISYRECore.training.events import Emit
@@ -30,12 +32,16 @@ def train(config: TrainingConfig[Any], data: Path, out: Path, device: str = "aut
     from DISYRECore.training.tasks import find_task
     from DISYRECore.training.trainer import Trainer
 
-    is_first = int(os.environ.get("RANK", 0)) == 0
-    with locked(out) if is_first else nullcontext():
-        spec = find_task(config.task)
-        if spec.run is not None:
-            spec.run(config, data, out, device)
-            return
-        trainer = Trainer(config, data, out, device, emit or silent)
-        trainer.run()
-        trainer.close()
+    emit, is_first = emit or silent, int(os.environ.get("RANK", 0)) == 0
+    try:
+        with locked(out) if is_first else nullcontext():
+            spec = find_task(config.task)
+            if spec.run is not None:
+                spec.run(config, data, out, device)
+                return
+            trainer = Trainer(config, data, out, device, emit)
+            trainer.run()
+            trainer.close()
+    except DisyreError as error:
+        emit("error", kind=error.kind, message=str(error))
+        raise

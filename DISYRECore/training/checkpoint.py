@@ -173,8 +173,10 @@ def append_log(out: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def trim_log(out: Path, step: int) -> None:
-    """Takes back the lines of the log that are not whole or after a step."""
+def tidy(out: Path, step: int) -> None:
+    """Takes back what a run that was killed left behind: files half written, lines of the log after its checkpoint."""
+    for part in out.rglob("*.part"):
+        part.unlink()
     path = out / LOG
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()

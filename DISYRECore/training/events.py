@@ -10,6 +10,7 @@ Events are named and carry plain values; `to_stdout` writes each as a line of JS
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import write_text
 from DISYRECore.training.checkpoint import PROGRESS, Progress, append_log, saving
 from DISYRECore.training.config import TrainingConfig
@@ -123,6 +125,12 @@ class Reporter:
         self.began, self.images, self.first = time.monotonic(), 0, progress.step
         self.emit("resumed", step=progress.step)
 
+    def fails(self, progress: Progress, error: DisyreError) -> None:
+        """The run cannot go on."""
+        self.bar.close()
+        with contextlib.suppress(DisyreError):
+            self.write_progress(progress, error.kind, {"message": str(error)})
+
     def ends(self, progress: Progress, reason: str) -> None:
         """The run is over; the model is that of the best validation."""
         self.bar.close()
@@ -130,7 +138,7 @@ class Reporter:
         self.emit("end", reason=reason, model=str(self.out / self.config.name), **asdict(progress))
 
     def write_progress(self, progress: Progress, state: str, told: Mapping[str, Any] | None = None) -> None:
-        """Says in `PROGRESS` how far the run is: ``running``, ``paused``, or for what reason it ended."""
+        """Says in `PROGRESS` how far the run is: ``running``, ``paused``, why it ended, or the kind of error."""
         values = {
             "state": state,
             "process": os.getpid(),

@@ -21,7 +21,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import load_model, save_model
-from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, trim_log
+from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, tidy
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.control import PAUSE, RESUME, STOP, Control
 from DISYRECore.training.events import Emit, Reporter, silent
@@ -67,10 +67,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = self.task.network()
         self.state = RunState(network, make_optimisers(network, config))
-        if load_checkpoint(out, self.state, config, self.device):
-            trim_log(out, self.step)
-        elif config.start:
+        if not load_checkpoint(out, self.state, config, self.device) and config.start:
             self._start_from(config.start)
+        if self.rank == 0:
+            tidy(out, self.step)
         self.parallel = DistributedDataParallel(network) if self.world > 1 else network
         self.control = Control(out)
         self.reporter = Reporter(config, out, emit) if self.rank == 0 else None
@@ -92,8 +92,13 @@ class Trainer:
         steps = min(until or self.config.steps, self.config.steps)
         if self.reporter is not None:
             self.reporter.starts(self.state.progress, str(self.device))
-        with self.control.listening():
-            reason = self._loop(steps)
+        try:
+            with self.control.listening():
+                reason = self._loop(steps)
+        except DisyreError as error:
+            if self.reporter is not None:
+                self.reporter.fails(self.state.progress, error)
+            raise
         if self.world > 1:
             dist.barrier()
         if self.reporter is not None:
