@@ -15,6 +15,7 @@ from DISYRECore.detection.detector import Detector
 from DISYRECore.io.files import resources
 from DISYRECore.training import train
 from DISYRECore.training.config import read_config
+from DISYRECore.training.data import TrainingData
 
 CONFIG = Path(__file__).with_suffix(".yaml")
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="runs/tiny", help="checkpoint, log and model (default runs/tiny)")
     options = parser.parse_args()
     output = Path(options.output)
-    train(replace(config, steps=options.steps), resources() / "Anatomy", output, device="cpu")
+    train(replace(config, steps=options.steps), TrainingData(labelmaps=resources() / "Anatomy"), output, device="cpu")
     for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         print(f"step {record['step']}: {record['removed']:.2f} removed, AP {record['ap_region']:.2f} of the region")

@@ -11,6 +11,8 @@ from DISYRECore.io.read import read_volume
 from DISYRECore.io.volume import Volume, to_canonical
 
 AVERAGE_HEAD = resources() / "Anatomy" / "average_head_2mm.nii.gz"
+FOLDED_HEAD = resources() / "Anatomy" / "folded_head.nii.gz"
+"""The same at 1 mm with an invented folded cortex."""
 
 
 @lru_cache(maxsize=1)

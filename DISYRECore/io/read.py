@@ -101,16 +101,17 @@ def find_scans(path: Path | str) -> list[Path]:
     check_exists(path)
     if path.is_file():
         return [path]
-    scans = _scans_in(path)
+    scans = scans_in(path)
     if not scans:
         folders = sorted(Path(folder) for folder, _, _ in os.walk(path))
-        scans = [scan for folder in folders if not _is_hidden(folder, path) for scan in _scans_in(folder)]
+        scans = [scan for folder in folders if not _is_hidden(folder, path) for scan in scans_in(folder)]
     if not scans:
         raise DisyreError(f"{short_name(path)} holds no scans; give one with DICOM, NIfTI, NRRD or MHA files.")
     return scans
 
 
-def _scans_in(folder: Path) -> list[Path]:
+def scans_in(folder: Path) -> list[Path]:
+    """The scans right in a folder, sorted: the folder itself where it holds DICOM files, otherwise its image files."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if any(_is_dicom(file) for file in files):
         return [folder]

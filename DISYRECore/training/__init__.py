@@ -11,15 +11,18 @@ from DISYRECore.errors import DisyreError
 
 if TYPE_CHECKING:
     from DISYRECore.training.config import TrainingConfig
+    from DISYRECore.training.data import TrainingData
     from DISYRECore.training.events import Emit
 
 
-def train(config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto", emit: Emit | None = None) -> None:
+def train(
+    config: TrainingConfig[Any], data: TrainingData, out: Path, device: str = "auto", emit: Emit | None = None
+) -> None:
     """Trains a model from a config; a run that was stopped resumes.
 
     Args:
         config: Of the run.
-        data: Folder of label maps, or of scans where the config says so.
+        data: Folders of scans and label maps.
         out: Checkpoint, log and model go here.
         device: ``auto``, ``cpu`` or ``cuda``.
         emit: Takes the events of the run, see `training.events`.

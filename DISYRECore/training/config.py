@@ -37,7 +37,10 @@ class TrainingConfig(Generic[S]):
         task: What is learnt, see `tasks.task_names`.
         settings: Of the task, a dataclass that it owns.
         title: One line for people.
-        train, validation: File patterns relative to the folder of the data.
+        images: Share of the samples that are of scans; the others are synthesised from label maps.
+        train, validation: File patterns relative to the folder of the label maps, or to that of the scans where all
+            samples are of scans; where `train` names none, all files, split by patient.
+        exclude: Patterns of scans that are left out, relative to their folder.
         variants: Further brains made of each label map for training, see `atrophy`.
         modality: Of the scans, see `preprocessing.modalities`.
         contrasts: Of the scans; those named twice are drawn twice as often.
@@ -61,8 +64,10 @@ class TrainingConfig(Generic[S]):
     task: str
     settings: S
     title: str = ""
+    images: float = 0.0
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     variants: int = 0
     modality: str = BRAIN_MRI
     contrasts: tuple[str, ...] = ("T1", "T2", "FLAIR")

@@ -24,6 +24,7 @@ from DISYRECore.models.store import load_model, save_model
 from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, tidy
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.control import PAUSE, RESUME, STOP, Control
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.events import Emit, Reporter, silent
 from DISYRECore.training.optimiser import make_optimisers
 from DISYRECore.training.schedule import LossWatch, learning_rate
@@ -33,13 +34,16 @@ from DISYRECore.training.tasks.base import Task
 LOOK_S = 0.2
 """Between two looks for the user's wish in a run that is paused."""
 
+PREPARED = "prepared"
+"""Where a run keeps prepared scans, unless its data say where."""
+
 
 class Trainer:
     """One run: what it learns from, its state, and where it is kept.
 
     Args:
         config: Of the run; of a task that is learnt step by step.
-        data: Folder of label maps, or of scans where the config says so.
+        data: Folders of scans and label maps.
         out: Checkpoint, log and model go here; a run that was stopped resumes from it.
         device: ``auto``, ``cpu`` or ``cuda``.
         emit: Takes the events of the run.
@@ -53,9 +57,9 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig[Any], data: Path, out: Path, device: str = "auto", emit: Emit = silent
+        self, config: TrainingConfig[Any], data: TrainingData, out: Path, device: str = "auto", emit: Emit = silent
     ) -> None:
-        self.config, self.data, self.out = config, data, out
+        self.config, self.data, self.out = config, data.cached_in(out / PREPARED), out
         self.device = pick_device(device)
         self.rank, self.world = _process_group(self.device)
         if self.device.type == "cuda":

@@ -39,6 +39,7 @@ from DISYRECore.preprocessing.prepare import PreparedBrain, prepare
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case, write_test_set
 from DISYRECore.training.config import read_config
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.base.batches import Batch
 from DISYRECore.training.trainer import Trainer
 
@@ -242,7 +243,7 @@ def training(options: argparse.Namespace) -> str:
     """Images per second with synthesis and corruption, as a share of the bare network step."""
     torch.set_num_threads(1)
     settings = read_config(CONFIG)
-    trainer = Trainer(settings, options.labelmaps, options.out / "training", "cpu")
+    trainer = Trainer(settings, TrainingData(labelmaps=options.labelmaps), options.out / "training", "cpu")
     make, batch = trainer.task.make, trainer.task.make(settings.batch, 0)
 
     def the_same(_count: int, _seed: int) -> Batch:

@@ -38,9 +38,10 @@ from DISYRECore.preprocessing.modalities.ultrasound import (
     read_frames,
 )
 from DISYRECore.training.config import TrainingConfig
-from DISYRECore.training.slices import ScanFolder, SlicePool
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.anofpdm import AnoFPDMSettings, AnoFPDMTask
 from DISYRECore.training.tasks.base.noise import labels
+from DISYRECore.training.tasks.base.sources import Sources
 from DISYRECore.training.tasks.synomaly import SynomalySettings, SynomalyTask
 from DISYRECore.training.trainer import Trainer
 
@@ -267,12 +268,13 @@ def write_liver(folder: Path, seed: int, lesion_hu: float | None = None) -> None
 
 NETWORK = DiffusionSettings((8, 16), blocks=1, groups=4, head_width=8, fold=2)
 NOISE = NoiseSettings(sigmas=(1.0,), threshold=150.0, directions=(-1,))
-OF_IMAGES = {"network": NETWORK, "source": "images", "labels": "lesions", "slice_shape": (32, 32)}
+OF_IMAGES = {"network": NETWORK, "labels": "lesions", "slice_shape": (32, 32)}
 LIVER = TrainingConfig(
     name="tiny-liver",
     task="synomaly",
     settings=SynomalySettings(**OF_IMAGES, noise=NOISE),
     modality=LIVER_CT,
+    images=1.0,
     train=("[0-3].nii.gz",),
     validation=("[45].nii.gz",),
     contrasts=("CT",),
@@ -283,6 +285,10 @@ LIVER = TrainingConfig(
     every=2,
 )
 LABELLED_LIVER = replace(LIVER, task="anofpdm", settings=AnoFPDMSettings(**OF_IMAGES))
+
+
+def in_folder(folder: Path) -> TrainingData:
+    return TrainingData(folder, cache=folder / "prepared")
 
 
 @pytest.fixture
@@ -302,7 +308,7 @@ def livers(tmp_path: Path) -> Path:
 def test_a_liver_model_is_trained_on_scans_and_used_on_its_own_kind_only(
     livers: Path, tmp_path: Path, config: TrainingConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Trainer(config, livers, tmp_path / "run", device="cpu").run()
+    Trainer(config, in_folder(livers), tmp_path / "run", device="cpu").run()
     model, scan, mask = (
         str(p) for p in (tmp_path / "run" / "tiny-liver", livers / "images/1.nii.gz", livers / "masks")
     )
@@ -324,27 +330,31 @@ def test_labels_come_from_masks_tables_or_synthetic_anomalies(livers: Path) -> N
     with (livers / "labels.csv").open("w") as file:
         file.write("file,slice,anomalous\n")
         file.writelines(f"{s}.nii.gz,{z},{int(s % 2 and z > 2)}\n" for s in range(6) for z in range(CT_SHAPE[2]))
-    folders = {kind: ScanFolder(livers, LIVER_CT, 3.0, (32, 32), kind) for kind in ("lesions", "table")}
-    pools = {kind: folder.pool(("*.nii.gz",)) for kind, folder in folders.items()}
-    sick = {kind: pool.region.flatten(1).any(1) for kind, pool in pools.items()}
-    assert pools["lesions"].image.shape[1:] == (32, 32)
+    drawn = {}
+    for kind in ("lesions", "table"):
+        sources = Sources(with_settings(LABELLED_LIVER, labels=kind), in_folder(livers), CPU)
+        drawn[kind] = sources.training(labelled=True).draw(200, 0)
+    sick = {kind: slabs.region.flatten(1).any(1) for kind, slabs in drawn.items()}
+    assert drawn["lesions"].image.shape[1:] == (1, 32, 32)
     assert 0.15 < float(sick["lesions"].float().mean()) < 0.4
     assert 0.15 < float(sick["table"].float().mean()) < 0.4
-    assert pools["table"].region[sick["table"]].sum() > pools["lesions"].region.sum()
+    assert drawn["table"].region[sick["table"]].sum() > drawn["lesions"].region.sum()
     synthetic = with_settings(LABELLED_LIVER, labels="synthetic")
-    made = AnoFPDMTask(synthetic, livers, CPU, validates=False).batches.make(32, 0)
+    made = AnoFPDMTask(synthetic, in_folder(livers), CPU, validates=False).batches.make(32, 0)
     assert torch.equal(labels(made) == 1, made.region.flatten(1).any(1))
-    healthy = SynomalyTask(LIVER, livers, CPU, validates=False).batches.pool
-    assert not healthy.region.any()
+    healthy = SynomalyTask(LIVER, in_folder(livers), CPU, validates=False).batches.slabs
+    assert not healthy.draw(200, 0).region.any()
 
 
 @pytest.mark.usefixtures("_light")
 @pytest.mark.parametrize("flips", [(), ("horizontal",), ("vertical",), ("horizontal", "vertical")])
 def test_slices_are_flipped_as_asked_with_their_masks_and_again_the_same(livers: Path, flips: tuple[str, ...]) -> None:
-    task = AnoFPDMTask(with_settings(LABELLED_LIVER, flips=flips), livers, CPU, validates=True)
-    pool, made, again = task.batches.pool, task.batches.make(200, 5), task.batches.make(200, 5)
-    drawn = SlicePool(made.healthy, made.mask, made.region)
-    known = [list(vars(part).values()) for part in (pool, drawn)]
+    task = AnoFPDMTask(with_settings(LABELLED_LIVER, flips=flips), in_folder(livers), CPU, validates=True)
+    made, again = task.batches.make(200, 5), task.batches.make(200, 5)
+    drawn = (made.healthy, made.mask, made.region)
+    unturned = AnoFPDMTask(LABELLED_LIVER, in_folder(livers), CPU, validates=False).batches.slabs
+    every = [replace(unturned, places=(place,)).draw(1, 0) for place in unturned.places]
+    known = [[torch.cat([vars(one)[n][:, 0] for one in every]) for n in ("image", "mask", "region")], drawn]
     axes = [[], *([axis] for axis in ([2] if "horizontal" in flips else [])), *([[1]] if "vertical" in flips else [])]
     axes += [[1, 2]] if len(flips) == 2 else []
     seen = np.zeros(len(axes), int)
@@ -357,16 +367,15 @@ def test_slices_are_flipped_as_asked_with_their_masks_and_again_the_same(livers:
         assert sum(places) == 1
         seen[places.index(True)] += 1
     assert seen.min() > 0.7 * 200 / len(axes)
-    assert torch.equal(made.corrupted[:, 0], drawn.image)
-    assert torch.equal(again.healthy, drawn.image)
-    assert task.held_out.flips == ()
+    assert torch.equal(made.corrupted[:, 0], made.healthy)
+    assert torch.equal(again.healthy, made.healthy)
+    assert task.held_out.slabs.flips == ()
 
 
 @pytest.mark.usefixtures("_light")
 def test_an_unknown_flip_is_refused_in_one_sentence(livers: Path) -> None:
-    task = SynomalyTask(with_settings(LIVER, flips=("sideways",)), livers, CPU, validates=False)
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        task.make(2, 0)
+        SynomalyTask(with_settings(LIVER, flips=("sideways",)), in_folder(livers), CPU, validates=False)
 
 
 @pytest.mark.usefixtures("_light")
@@ -375,15 +384,15 @@ def test_labels_that_are_missing_or_all_of_one_class_are_refused_in_one_sentence
     for file in (livers / "lesions").iterdir():
         file.unlink()
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        AnoFPDMTask(with_settings(LABELLED_LIVER, labels=kind), livers, CPU, validates=False)
+        AnoFPDMTask(with_settings(LABELLED_LIVER, labels=kind), in_folder(livers), CPU, validates=False)
 
 
 @pytest.mark.usefixtures("_light")
 def test_other_scans_than_brains_are_not_learnt_from_label_maps(livers: Path, tmp_path: Path) -> None:
-    sources = (with_settings(LIVER, source=source) for source in ("anatomies", "dreams"))
-    for config in (*sources, replace(LIVER, train=("*.png",))):
+    shares = (replace(LIVER, images=share) for share in (0.0, 0.5, 1.5))
+    for config in (*shares, replace(LIVER, train=("*.png",))):
         with pytest.raises(DisyreError, match=ONE_SENTENCE):
-            Trainer(config, livers, tmp_path / "run", device="cpu")
+            Trainer(config, in_folder(livers), tmp_path / "run", device="cpu")
 
 
 # The registry
@@ -420,7 +429,7 @@ def test_an_ultrasound_model_is_trained_on_clips_and_looks_at_pictures(tmp_path:
     settings = with_settings(LIVER, network=network, labels="synthetic", slice_shape=shape)
     settings = replace(settings, name="tiny-us", modality=ULTRASOUND, contrasts=("US",))
     settings = replace(settings, train=("[01].nrrd",), validation=("2.nrrd",))
-    Trainer(settings, tmp_path / "clips", tmp_path / "run", device="cpu").run()
+    Trainer(settings, in_folder(tmp_path / "clips"), tmp_path / "run", device="cpu").run()
     save_picture(frame(plaque=True), tmp_path / "vessel.png")
     assert detect(tmp_path / "vessel.png", "-o", tmp_path / "out", "--model", tmp_path / "run" / "tiny-us") == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["method"] == "synomaly"
@@ -435,7 +444,7 @@ def test_a_network_that_has_seen_healthy_livers_alone_finds_a_metastasis(tmp_pat
     settings = with_settings(LIVER, network=network, noise=replace(NOISE, threshold=175.0))
     settings = replace(settings, validation=("[89].nii.gz",), train=("[0-7].nii.gz",), batch=16)
     settings = replace(settings, steps=300, every=300, ema=0.99)
-    Trainer(replace(settings, learning_rate=2e-3), tmp_path / "livers", tmp_path / "run", device="cpu").run()
+    Trainer(replace(settings, learning_rate=2e-3), in_folder(tmp_path / "livers"), tmp_path / "run", device="cpu").run()
     detector = Detector(str(tmp_path / "run" / "tiny-liver"), device="cpu")
     for seed in (10, 11):
         scan, organ, lesion = liver(seed, lesion_hu=60)

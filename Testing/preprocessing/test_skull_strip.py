@@ -19,6 +19,7 @@ from DISYRECore.models.description import list_models, read_description
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork, SkullStripSettings
 from DISYRECore.preprocessing.skull_strip import box_grid, brain_depth, load_skull_strip, model_grid, normalise_head
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks import skull_strip as training
 from DISYRECore.training.tasks.skull_strip import (
     LAYERS,
@@ -59,13 +60,13 @@ def _few_heads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def task(labelmaps: Path) -> SkullStripTask:
-    return SkullStripTask(CONFIG, labelmaps, torch.device("cpu"), validates=True)
+    return SkullStripTask(CONFIG, TrainingData(labelmaps=labelmaps), torch.device("cpu"), validates=True)
 
 
 @pytest.fixture(scope="module")
 def run(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A short training run."""
-    trainer = Trainer(CONFIG, labelmaps, tmp_path_factory.mktemp("run"), device="cpu")
+    trainer = Trainer(CONFIG, TrainingData(labelmaps=labelmaps), tmp_path_factory.mktemp("run"), device="cpu")
     trainer.run()
     return trainer
 
@@ -105,7 +106,10 @@ def test_heads_come_with_their_brain(task: SkullStripTask, monkeypatch: pytest.M
 def test_variants_add_brains_with_other_widths_of_fluid(labelmaps: Path) -> None:
     one = replace(CONFIG, train=("head_0.nii.gz",))
     plain, varied = (
-        SkullStripTask(replace(one, variants=n), labelmaps, torch.device("cpu"), validates=False) for n in (0, 2)
+        SkullStripTask(
+            replace(one, variants=n), TrainingData(labelmaps=labelmaps), torch.device("cpu"), validates=False
+        )
+        for n in (0, 2)
     )
     assert len(varied.heads.bank) == 3 * len(plain.heads.bank)
     brains = (varied.heads.depth > 0).flatten(1).sum(1)
@@ -121,7 +125,7 @@ def test_some_samples_hold_no_head(task: SkullStripTask, monkeypatch: pytest.Mon
 
 def test_contrasts_named_twice_are_described_once(labelmaps: Path) -> None:
     settings = replace(CONFIG, contrasts=("free", "free", "T2"), train=("head_0.nii.gz",))
-    task = SkullStripTask(settings, labelmaps, torch.device("cpu"), validates=False)
+    task = SkullStripTask(settings, TrainingData(labelmaps=labelmaps), torch.device("cpu"), validates=False)
     assert task.describe(1).contrasts == ("free", "T2")
 
 

@@ -19,6 +19,7 @@ from DISYRECore.models.diffusion_unet import DiffusionSettings
 from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.test_set import write_test_set
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.anofpdm import AnoFPDMSettings
 from DISYRECore.training.tasks.synomaly import SynomalySettings
 from DISYRECore.training.trainer import Trainer
@@ -179,7 +180,7 @@ def models(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     with pytest.MonkeyPatch.context() as patch:
         light_noise_training(patch)
         for config in (ANOFPDM, SYNOMALY):
-            Trainer(config, labelmaps, folder / config.task, device="cpu").run()
+            Trainer(config, TrainingData(labelmaps=labelmaps), folder / config.task, device="cpu").run()
             made[config.task] = folder / config.task / "tiny"
     return made
 

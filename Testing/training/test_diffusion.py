@@ -22,6 +22,7 @@ from DISYRECore.models.store import load_model
 from DISYRECore.synthesis.anatomy import load_anatomies
 from DISYRECore.synthesis.test_set import synthesise_case
 from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks import find_task
 from DISYRECore.training.tasks.anofpdm import (
     GUIDANCES,
@@ -71,7 +72,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_labels_say_where_an_anomaly_is_visible_and_some_are_withheld(labelmaps: Path) -> None:
-    task = AnoFPDMTask(with_settings(ANOFPDM, unlabelled=0.3), labelmaps, CPU, validates=False)
+    task = AnoFPDMTask(with_settings(ANOFPDM, unlabelled=0.3), TrainingData(labelmaps=labelmaps), CPU, validates=False)
     made, plain = task.make(200, 7), task.batches.make(200, 7)
     known = made.condition != NULL
     assert 0.6 < float(known.float().mean()) < 0.8
@@ -83,7 +84,7 @@ def test_labels_say_where_an_anomaly_is_visible_and_some_are_withheld(labelmaps:
 
 
 def test_synomaly_learns_from_healthy_slices_alone(labelmaps: Path) -> None:
-    task = SynomalyTask(SYNOMALY, labelmaps, CPU, validates=False)
+    task = SynomalyTask(SYNOMALY, TrainingData(labelmaps=labelmaps), CPU, validates=False)
     made, plain = task.make(16, 3), task.batches.make(16, 3)
     assert not plain.region.any()
     assert torch.equal(made.image, 2 * plain.healthy - 1)
@@ -94,7 +95,7 @@ def test_synomaly_learns_from_healthy_slices_alone(labelmaps: Path) -> None:
 
 def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
     noise = replace(NOISE, inside=True, offset=50.0, span=0.0)
-    task = SynomalyTask(with_settings(SYNOMALY, noise=noise), labelmaps, CPU, validates=False)
+    task = SynomalyTask(with_settings(SYNOMALY, noise=noise), TrainingData(labelmaps=labelmaps), CPU, validates=False)
     made, brain = task.make(16, 3), task.batches.make(16, 3).mask
     shifted = made.noise.abs() > 25
     assert shifted.any()
@@ -102,13 +103,18 @@ def test_regions_inside_leave_the_background_alone(labelmaps: Path) -> None:
 
 
 def test_the_step_of_detection_is_chosen_among_those_of_the_config(labelmaps: Path) -> None:
-    task = SynomalyTask(with_settings(SYNOMALY, highest_step=60, noise_steps=(50,)), labelmaps, CPU, validates=True)
+    task = SynomalyTask(
+        with_settings(SYNOMALY, highest_step=60, noise_steps=(50,)),
+        TrainingData(labelmaps=labelmaps),
+        CPU,
+        validates=True,
+    )
     assert task.validate(task.network())["best_step"] == 50
 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingConfig) -> None:
-    task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+    task = TASKS[settings.task](settings, TrainingData(labelmaps=labelmaps), CPU, validates=False)
     one, two, other = (task.make(5, seed) for seed in (1, 1, 2))
     assert all(a is b or torch.equal(a, b) for a, b in zip(vars(one).values(), vars(two).values(), strict=True))
     assert not torch.equal(one.noise, other.noise)
@@ -118,7 +124,9 @@ def test_the_same_seed_gives_the_same_batch(labelmaps: Path, settings: TrainingC
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_steps_above_the_highest_are_never_drawn_and_the_highest_is(labelmaps: Path, settings: TrainingConfig) -> None:
-    task = TASKS[settings.task](with_settings(settings, highest_step=610, reuse=50), labelmaps, CPU, validates=False)
+    task = TASKS[settings.task](
+        with_settings(settings, highest_step=610, reuse=50), TrainingData(labelmaps=labelmaps), CPU, validates=False
+    )
     step = torch.cat([task.make(200, seed).step for seed in range(3)])
     assert step.min() < 15
     assert 595 < step.max() <= 610
@@ -136,7 +144,9 @@ def test_a_highest_step_that_leaves_out_what_detection_needs_is_refused(
     labelmaps: Path, tmp_path: Path, settings: TrainingConfig, highest: int
 ) -> None:
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        Trainer(with_settings(settings, highest_step=highest), labelmaps, tmp_path, device="cpu")
+        Trainer(
+            with_settings(settings, highest_step=highest), TrainingData(labelmaps=labelmaps), tmp_path, device="cpu"
+        )
 
 
 # Learning
@@ -144,7 +154,7 @@ def test_a_highest_step_that_leaves_out_what_detection_needs_is_refused(
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY, with_settings(SYNOMALY, vlb=True)], ids=lambda s: s.task)
 def test_the_loss_falls(labelmaps: Path, settings: TrainingConfig) -> None:
-    task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+    task = TASKS[settings.task](settings, TrainingData(labelmaps=labelmaps), CPU, validates=False)
     torch.manual_seed(0)
     network, batch = task.network(), task.make(8, 0)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
@@ -162,7 +172,8 @@ def test_the_loss_falls(labelmaps: Path, settings: TrainingConfig) -> None:
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: TrainingConfig) -> None:
     plain, bounded = (
-        TASKS[settings.task](with_settings(settings, vlb=vlb), labelmaps, CPU, validates=False) for vlb in (False, True)
+        TASKS[settings.task](with_settings(settings, vlb=vlb), TrainingData(labelmaps=labelmaps), CPU, validates=False)
+        for vlb in (False, True)
     )
     torch.manual_seed(0)
     network, batch = plain.network(), plain.make(8, 0)
@@ -176,12 +187,12 @@ def test_the_bound_comes_on_top_of_the_squared_error(labelmaps: Path, settings: 
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_a_killed_run_resumes_exactly(labelmaps: Path, tmp_path: Path, settings: TrainingConfig) -> None:
-    whole = Trainer(settings, labelmaps, tmp_path / "whole", device="cpu")
+    whole = Trainer(settings, TrainingData(labelmaps=labelmaps), tmp_path / "whole", device="cpu")
     whole.run()
-    killed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
+    killed = Trainer(settings, TrainingData(labelmaps=labelmaps), tmp_path / "killed", device="cpu")
     killed.run(until=2)
     killed.train_step()  # lost: the checkpoint is older
-    resumed = Trainer(settings, labelmaps, tmp_path / "killed", device="cpu")
+    resumed = Trainer(settings, TrainingData(labelmaps=labelmaps), tmp_path / "killed", device="cpu")
     assert resumed.step == 2
     resumed.run()
     assert equal(resumed.state.tensors(), whole.state.tensors())
@@ -200,7 +211,7 @@ def scan(labelmaps: Path):
 
 @pytest.mark.parametrize("settings", [ANOFPDM, SYNOMALY], ids=lambda s: s.task)
 def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, settings: TrainingConfig) -> None:
-    Trainer(replace(settings, steps=2), labelmaps, tmp_path, device="cpu").run()
+    Trainer(replace(settings, steps=2), TrainingData(labelmaps=labelmaps), tmp_path, device="cpu").run()
     model = load_model(str(tmp_path / "tiny"))
     assert isinstance(model.network, DiffusionNetwork)
     assert model.description.method == settings.task
@@ -222,7 +233,7 @@ def test_a_run_ends_with_a_model_that_detects(labelmaps, tmp_path, scan, setting
 
 
 def test_models_are_run_by_their_own_method_only(labelmaps: Path, tmp_path: Path) -> None:
-    Trainer(SYNOMALY, labelmaps, tmp_path, device="cpu").save()
+    Trainer(SYNOMALY, TrainingData(labelmaps=labelmaps), tmp_path, device="cpu").save()
     for method in ("anofpdm", "disyre-v2", "dae"):
         with pytest.raises(DisyreError, match="trained for synomaly"):
             Detector(str(tmp_path / "tiny"), method)
@@ -232,7 +243,7 @@ def test_models_are_run_by_their_own_method_only(labelmaps: Path, tmp_path: Path
 
 
 def test_a_method_finds_the_model_that_was_trained_for_it(labelmaps, tmp_path, monkeypatch) -> None:
-    Trainer(SYNOMALY, labelmaps, tmp_path, device="cpu").save()
+    Trainer(SYNOMALY, TrainingData(labelmaps=labelmaps), tmp_path, device="cpu").save()
     monkeypatch.setenv("DISYRE_MODELS", str(tmp_path))
     assert Detector(method="synomaly").model.description.id == "tiny"
     assert Detector().model.description.id == "brain-restoration"
@@ -293,7 +304,7 @@ def test_one_walk_sees_every_guidance() -> None:
 
 
 def test_the_threshold_of_synomaly_is_that_of_the_best_overlap(labelmaps: Path) -> None:
-    task = SynomalyTask(SYNOMALY, labelmaps, CPU, validates=True)
+    task = SynomalyTask(SYNOMALY, TrainingData(labelmaps=labelmaps), CPU, validates=True)
     batch = task.held_out.make(24, 5)
     perfect, blind = 2 * batch.healthy - 1, 2 * batch.corrupted[:, 0] - 1
     found, dice = choose_threshold({100: blind, 200: perfect}, batch)
@@ -305,7 +316,7 @@ def test_the_threshold_of_synomaly_is_that_of_the_best_overlap(labelmaps: Path) 
 
 def test_validation_without_held_out_anatomies_is_silent(labelmaps: Path) -> None:
     for settings in (ANOFPDM, SYNOMALY):
-        task = TASKS[settings.task](settings, labelmaps, CPU, validates=False)
+        task = TASKS[settings.task](settings, TrainingData(labelmaps=labelmaps), CPU, validates=False)
         assert task.validate(task.network()) == {}
 
 

@@ -31,6 +31,7 @@ from DISYRECore.training import checkpoint, train
 from DISYRECore.training.checkpoint import CHECKPOINT, LOG, PROGRESS, tidy
 from DISYRECore.training.config import TrainingConfig, read_config
 from DISYRECore.training.control import CONTROL, LOCK, PAUSE, RESUME, STOP, Control, locked
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.events import to_stdout
 from DISYRECore.training.schedule import work_left
 from DISYRECore.training.tasks import restoration
@@ -106,7 +107,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.fixture
 def whole(labelmaps: Path, tmp_path: Path) -> dict[str, Tensor]:
     """What an uninterrupted run comes to."""
-    run = Trainer(TINY, labelmaps, tmp_path / "whole", "cpu")
+    run = Trainer(TINY, TrainingData(labelmaps=labelmaps), tmp_path / "whole", "cpu")
     run.run()
     return run.state.tensors()
 
@@ -116,7 +117,7 @@ def whole(labelmaps: Path, tmp_path: Path) -> dict[str, Tensor]:
 
 def test_a_run_tells_what_it_does(labelmaps: Path, tmp_path: Path) -> None:
     listener = Listener()
-    train(TINY, labelmaps, tmp_path, "cpu", listener)
+    train(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu", listener)
     json.dumps(listener.events, allow_nan=False)
     names = listener.names()
     assert (names[0], names[-1]) == ("start", "end")
@@ -205,7 +206,7 @@ def test_a_paused_run_waits_with_everything_saved_and_goes_on_exactly(
             (out / CONTROL).write_text("resume")
 
     monkeypatch.setattr("DISYRECore.training.trainer.time.sleep", wait)
-    train(TINY, labelmaps, out, "cpu", listener)
+    train(TINY, TrainingData(labelmaps=labelmaps), out, "cpu", listener)
     assert saved == [2, 2, 2, 4, 4, 4]
     assert (listener.names().count("paused"), listener.names().count("resumed")) == (2, 2)
     assert equal(load_file(out / CHECKPOINT), whole)
@@ -215,10 +216,10 @@ def test_a_stopped_run_keeps_the_best_and_can_be_taken_up_again(
     labelmaps: Path, tmp_path: Path, whole: dict[str, Tensor]
 ) -> None:
     out, listener = tmp_path / "out", Listener("checkpoint", "stop", tmp_path / "out")
-    train(TINY, labelmaps, out, "cpu", listener)
+    train(TINY, TrainingData(labelmaps=labelmaps), out, "cpu", listener)
     assert (listener.events[-1]["reason"], listener.events[-1]["step"]) == ("stopped", 2)
     assert load_model(str(out / "tiny")).description.training["steps"] == 2
-    train(TINY, labelmaps, out, "cpu")
+    train(TINY, TrainingData(labelmaps=labelmaps), out, "cpu")
     assert equal(load_file(out / CHECKPOINT), whole)
 
 
@@ -234,9 +235,9 @@ def test_the_model_is_that_of_the_best_validation(
     labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [0.2, 0.6, 0.4])
-    train(TINY, labelmaps, tmp_path / "whole", "cpu")
+    train(TINY, TrainingData(labelmaps=labelmaps), tmp_path / "whole", "cpu")
     scripted(monkeypatch, [0.2, 0.6])
-    Trainer(TINY, labelmaps, tmp_path / "part", "cpu").run(until=4)
+    Trainer(TINY, TrainingData(labelmaps=labelmaps), tmp_path / "part", "cpu").run(until=4)
     best, part = (load_model(str(tmp_path / name / "tiny")) for name in ("whole", "part"))
     assert best.description.training["steps"] == 4
     assert best.sha256 == part.sha256
@@ -248,9 +249,9 @@ def test_a_run_ends_when_validation_does_not_get_better(
 ) -> None:
     patient, listener = replace(TINY, steps=20, patience=2), Listener()
     scripted(monkeypatch, [0.2, 0.6, 0.5, 0.6])
-    train(patient, labelmaps, tmp_path, "cpu", listener)
+    train(patient, TrainingData(labelmaps=labelmaps), tmp_path, "cpu", listener)
     assert (listener.events[-1]["reason"], listener.events[-1]["step"]) == ("patience", 8)
-    train(patient, labelmaps, tmp_path, "cpu", listener)
+    train(patient, TrainingData(labelmaps=labelmaps), tmp_path, "cpu", listener)
     assert (listener.events[-1]["reason"], listener.events[-1]["step"]) == ("patience", 8)
 
 
@@ -262,7 +263,7 @@ def test_a_crash_between_any_two_writes_is_made_good(
 ) -> None:
     replace_file, left = os.replace, 0
     short = replace(TINY, steps=4)
-    Trainer(short, labelmaps, tmp_path / "whole", "cpu").run()
+    Trainer(short, TrainingData(labelmaps=labelmaps), tmp_path / "whole", "cpu").run()
     whole = load_file(tmp_path / "whole" / CHECKPOINT)
 
     def crash(source: Any, target: Any) -> None:
@@ -277,11 +278,11 @@ def test_a_crash_between_any_two_writes_is_made_good(
     for number in range(1, 60):
         out, left = tmp_path / str(number), number
         try:
-            Trainer(short, labelmaps, out, "cpu").run()
+            Trainer(short, TrainingData(labelmaps=labelmaps), out, "cpu").run()
             break
         except KeyboardInterrupt:
             left = 0
-        resumed = Trainer(short, labelmaps, out, "cpu")
+        resumed = Trainer(short, TrainingData(labelmaps=labelmaps), out, "cpu")
         kept = [json.loads(line)["step"] for line in _lines(out)]
         assert kept == [step for step in (2, 4) if step <= resumed.step]
         resumed.run()
@@ -349,7 +350,7 @@ def test_a_killed_process_resumes_bit_for_bit(labelmaps: Path, tmp_path: Path, t
     steps = 30 * times
     killed = kill_at_random(labelmaps, tmp_path / "killed", times, steps)
     config = read_config(tmp_path / "killed" / "config.yaml")
-    train(config, labelmaps, tmp_path / "whole" / "out", "cpu")
+    train(config, TrainingData(labelmaps=labelmaps), tmp_path / "whole" / "out", "cpu")
     assert equal(killed, load_file(tmp_path / "whole" / "out" / CHECKPOINT))
     logs = ([_timeless(line) for line in _lines(tmp_path / name / "out")] for name in ("killed", "whole"))
     assert next(logs) == next(logs)
@@ -395,7 +396,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_last_checkpoint_is_whole(
     assert last.startswith("disyre: The run cannot be saved in")
     assert json.loads(told.splitlines()[-1])["event"] == "error"
     assert not list(tmp_path.rglob("*.part"))
-    resumed = Trainer(read_config(tmp_path / "config.yaml"), labelmaps, tmp_path / "out", "cpu")
+    resumed = Trainer(read_config(tmp_path / "config.yaml"), TrainingData(labelmaps=labelmaps), tmp_path / "out", "cpu")
     assert resumed.step == 5
 
 
@@ -403,7 +404,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_last_checkpoint_is_whole(
 def test_whatever_cannot_be_written_leaves_the_checkpoint_whole(
     labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    run = Trainer(TINY, labelmaps, tmp_path, "cpu")
+    run = Trainer(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     run.run(until=2)
     before = (tmp_path / CHECKPOINT).read_bytes()
 
@@ -426,10 +427,10 @@ def test_two_runs_in_one_folder_are_refused_and_a_lock_left_behind_is_taken_over
     (tmp_path / LOCK).write_text("999999")
     with locked(tmp_path):
         with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
-            train(TINY, labelmaps, tmp_path, "cpu")
+            train(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
         assert str(os.getpid()) in str(refusal.value)
         assert not (tmp_path / CHECKPOINT).exists()
-    train(replace(TINY, steps=2), labelmaps, tmp_path, "cpu")
+    train(replace(TINY, steps=2), TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     assert not (tmp_path / LOCK).exists()
 
 
@@ -437,9 +438,9 @@ def test_two_runs_in_one_folder_are_refused_and_a_lock_left_behind_is_taken_over
 def test_a_folder_of_another_run_is_refused_in_one_sentence(
     labelmaps: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    Trainer(TINY, labelmaps, tmp_path, "cpu").save()
+    Trainer(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu").save()
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
-        Trainer(replace(TINY, **change), labelmaps, tmp_path, "cpu")
+        Trainer(replace(TINY, **change), TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     assert next(iter(change)) in str(refusal.value)
     assert (tmp_path / CHECKPOINT).read_bytes() == before

@@ -18,6 +18,7 @@ from DISYRECore.models.description import SMALL_LESIONS, list_models, read_descr
 from DISYRECore.models.small_lesion_network import FEATURES, OPINIONS
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks import small_lesions
 from DISYRECore.training.tasks.small_lesions import (
     BrainSamples,
@@ -78,7 +79,7 @@ def trained(labelmaps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small-lesions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_lesions, "VALIDATION_BRAINS", 2)
-        train_small_lesions(TINY, labelmaps, out, "cpu")
+        train_small_lesions(TINY, TrainingData(labelmaps=labelmaps), out, "cpu")
     return out
 
 
@@ -105,7 +106,7 @@ def test_a_stopped_run_resumes_and_ends_alike(
     monkeypatch.setattr(small_lesions, "VALIDATION_BRAINS", 1)
     for name in ("stage-1.safetensors", "stage-2.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train_small_lesions(TINY, labelmaps, tmp_path, "cpu")
+    train_small_lesions(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     weights = f"{NAME}/weights.safetensors"
     assert (tmp_path / weights).read_bytes() == (trained / weights).read_bytes()
 
@@ -113,13 +114,13 @@ def test_a_stopped_run_resumes_and_ends_alike(
 def test_a_stage_of_another_training_config_is_refused(labelmaps: Path, tmp_path: Path) -> None:
     (tmp_path / "stage-1.safetensors").write_bytes(b"nothing")
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        train_small_lesions(TINY, labelmaps, tmp_path, "cpu")
+        train_small_lesions(TINY, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
 
 
 def test_several_processes_are_refused(labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        train_small_lesions(TINY, labelmaps, tmp_path / "out", "cpu")
+        train_small_lesions(TINY, TrainingData(labelmaps=labelmaps), tmp_path / "out", "cpu")
     assert not (tmp_path / "out").exists()
 
 

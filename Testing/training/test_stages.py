@@ -16,6 +16,7 @@ from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.store import load_model
 from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.optimiser import Muon, make_optimisers, orthogonalised
 from DISYRECore.training.schedule import FEWEST, SUSTAINED, LossWatch, learning_rate
 from DISYRECore.training.tasks import restoration
@@ -200,11 +201,11 @@ def test_a_run_of_stages_resumes_exactly_in_the_middle_of_one(
     labelmaps: Path, tmp_path: Path, staged: TrainingConfig[RestorationSettings], optimiser: Any
 ) -> None:
     config = replace(staged, optimiser=optimiser)
-    whole = Trainer(config, labelmaps, tmp_path / "whole", "cpu")
+    whole = Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "whole", "cpu")
     whole.run()
-    Trainer(config, labelmaps, tmp_path / "parts", "cpu").run(until=2)
-    Trainer(config, labelmaps, tmp_path / "parts", "cpu").run(until=4)
-    resumed = Trainer(config, labelmaps, tmp_path / "parts", "cpu")
+    Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "parts", "cpu").run(until=2)
+    Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "parts", "cpu").run(until=4)
+    resumed = Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "parts", "cpu")
     resumed.run()
     assert equal(resumed.state.tensors(), whole.state.tensors())
     assert resumed.step == 8
@@ -218,7 +219,7 @@ def test_a_run_of_stages_resumes_exactly_in_the_middle_of_one(
 def test_each_stage_learns_from_its_own_batches_and_validation_stays_the_same(
     labelmaps: Path, tmp_path: Path, staged: TrainingConfig[RestorationSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Trainer(staged, labelmaps, tmp_path, "cpu")
+    run = Trainer(staged, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     shapes: list[tuple[int, ...]] = []
     loss = restoration.restoration_loss
     monkeypatch.setattr(
@@ -228,7 +229,7 @@ def test_each_stage_learns_from_its_own_batches_and_validation_stays_the_same(
     for _ in range(8):
         run.train_step()
     assert shapes == [(6, 16, 16)] * 3 + [(4, 24, 24)] * 2 + [(4, 32, 28)] * 3
-    fresh = Trainer(staged, labelmaps, tmp_path, "cpu")
+    fresh = Trainer(staged, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     assert run.task.validate(fresh.averaged_network()) == before
 
 
@@ -240,16 +241,16 @@ def test_a_run_starts_from_the_weights_of_a_model(
     text = CONFIG.replace("every: 2", "every: 2\nstart: begun")
     config = read(tmp_path, "\n".join(line for line in text.splitlines() if "network:" not in line))
     assert config.settings.network == NETWORK
-    run = Trainer(config, labelmaps, tmp_path / "out", "cpu")
+    run = Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "out", "cpu")
     begun = load_model("begun").network.state_dict()
     assert equal(dict(run.state.network.state_dict()), dict(begun))
     assert equal(run.state.average, dict(begun))
     run.run(until=2)
-    resumed = Trainer(config, labelmaps, tmp_path / "out", "cpu")
+    resumed = Trainer(config, TrainingData(labelmaps=labelmaps), tmp_path / "out", "cpu")
     assert equal(resumed.state.tensors(), run.state.tensors())
     other = with_settings(config, network=replace(NETWORK, channels=(8, 24)))
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        Trainer(other, labelmaps, tmp_path / "other", "cpu")
+        Trainer(other, TrainingData(labelmaps=labelmaps), tmp_path / "other", "cpu")
 
 
 # Divergence
@@ -280,7 +281,7 @@ def test_what_is_not_finite_is_divergence_at_once(loss: float, gradient: float) 
 def test_a_run_that_diverges_stops_at_its_last_checkpoint_and_says_so(
     labelmaps: Path, tmp_path: Path, staged: TrainingConfig[RestorationSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Trainer(staged, labelmaps, tmp_path, "cpu")
+    run = Trainer(staged, TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     run.run(until=2)
     kept, loss = run.state.tensors(), restoration.restoration_loss
     broken = [False, True]
@@ -293,6 +294,6 @@ def test_a_run_that_diverges_stops_at_its_last_checkpoint_and_says_so(
     with pytest.raises(DisyreError, match=r"diverged at step 4 .* step 2\.") as refusal:
         run.run()
     assert refusal.value.kind == "diverged"
-    resumed = Trainer(replace(staged, learning_rate=1e-3), labelmaps, tmp_path, "cpu")
+    resumed = Trainer(replace(staged, learning_rate=1e-3), TrainingData(labelmaps=labelmaps), tmp_path, "cpu")
     assert equal(resumed.state.tensors(), kept)
     assert load_model(str(tmp_path / "tiny")).description.training["steps"] == 2

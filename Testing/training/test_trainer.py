@@ -28,9 +28,10 @@ from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, draw_scan, fluid_
 from DISYRECore.training import tasks, train
 from DISYRECore.training.checkpoint import CHECKPOINT
 from DISYRECore.training.config import TrainingConfig, read_config
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.schedule import learning_rate
 from DISYRECore.training.tasks import find_task, restoration, task_names
-from DISYRECore.training.tasks.base.batches import Anomalies, Batch, SyntheticBatches, hide_health
+from DISYRECore.training.tasks.base.batches import Anomalies, Batch, Batches, SyntheticSlabs, hide_health
 from DISYRECore.training.tasks.denoising import DenoisingSettings, add_coarse_noise
 from DISYRECore.training.tasks.restoration import (
     VALIDATION_SEED,
@@ -74,16 +75,15 @@ settings:
 """
 
 
-def make_batches(
-    bank: AnatomyBank, shapes: ShapeBank, config: TrainingConfig[RestorationSettings] = TINY
-) -> SyntheticBatches:
+def make_batches(bank: AnatomyBank, shapes: ShapeBank, config: TrainingConfig[RestorationSettings] = TINY) -> Batches:
     anomalies = Anomalies(shapes, config.spacing_mm, config.settings.corruption)
     context, direction = config.settings.network.context, config.settings.direction
-    return SyntheticBatches(bank, config, lambda *one: hide_health(anomalies(*one), one[1]), context, direction)
+    slabs = SyntheticSlabs(bank, config, context)
+    return Batches(slabs, lambda *one: hide_health(anomalies(*one), one[1]), direction)
 
 
 @pytest.fixture
-def batches(bank: AnatomyBank, shape_bank: ShapeBank) -> SyntheticBatches:
+def batches(bank: AnatomyBank, shape_bank: ShapeBank) -> Batches:
     return make_batches(bank, shape_bank)
 
 
@@ -97,13 +97,13 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def trainer(labelmaps: Path, out: Path, config: TrainingConfig[Any] = TINY) -> Trainer:
-    return Trainer(config, labelmaps, out, device="cpu")
+    return Trainer(config, TrainingData(labelmaps=labelmaps), out, device="cpu")
 
 
 # Batches
 
 
-def test_the_same_seed_gives_the_same_batch(batches: SyntheticBatches) -> None:
+def test_the_same_seed_gives_the_same_batch(batches: Batches) -> None:
     one, two, other = (batches.make(6, seed) for seed in (1, 1, 2))
     assert equal(vars(one), vars(two))
     assert not torch.equal(one.corrupted, other.corrupted)
@@ -118,7 +118,7 @@ def test_batches_have_the_size_asked_for(bank: AnatomyBank, shape_bank: ShapeBan
     assert torch.equal(batch.healthy[0], batch.healthy[1]) is (reuse > 1)
 
 
-def test_a_batch_differs_from_healthy_only_in_its_anomalies(batches: SyntheticBatches) -> None:
+def test_a_batch_differs_from_healthy_only_in_its_anomalies(batches: Batches) -> None:
     batch = batches.make(64, 0)
     change = (batch.corrupted[:, 1] - batch.healthy).abs()
     assert not change[~batch.mask].any()
@@ -140,7 +140,7 @@ def test_the_timestep_is_that_of_the_severity(bank: AnatomyBank, shape_bank: Sha
     config = with_settings(TINY, direction=direction, reuse=1)
     batches, corruption = make_batches(bank, shape_bank, config), config.settings.corruption
     parameters = draw_scan(bank, 16, 3)
-    scan = render_scan(bank, parameters, batches.lattice)
+    scan = render_scan(bank, parameters, batches.slabs.lattice)
     brighter = torch.tensor([BRIGHTENED[CONTRASTS[i]] for i in parameters.contrast])
     anomalies = draw_corruption(shape_bank, scan.mask, 6.0, Generator().manual_seed(3), corruption, brighter)
     fluid = fluid_mask(bank, scan.classes)
@@ -161,7 +161,7 @@ def test_the_severity_does_not_tell_clean_slices_from_anomalous_ones() -> None:
     assert hidden[:400].max() > 0.98
 
 
-def test_slices_without_brain_cost_nothing(batches: SyntheticBatches) -> None:
+def test_slices_without_brain_cost_nothing(batches: Batches) -> None:
     batch = batches.make(4, 0)
     nothing = replace(batch, mask=torch.zeros_like(batch.mask), region=torch.zeros_like(batch.region))
     network = RestorationNetwork(NETWORK)
@@ -182,7 +182,7 @@ def test_learning_rate_warms_up_and_falls_to_0() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_the_loss_looks_at_brain_voxels_only_and_weighs_its_parts(batches: SyntheticBatches) -> None:
+def test_the_loss_looks_at_brain_voxels_only_and_weighs_its_parts(batches: Batches) -> None:
     class Fixed(torch.nn.Module):
         def forward(self, slices: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
             return torch.where(batch.mask, batch.healthy + 0.1, 7.0), torch.where(batch.mask, 0.0, 50.0)
@@ -266,7 +266,7 @@ def test_a_run_ends_with_a_model_that_loads(labelmaps: Path, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("_few_shapes")
 def test_validation_rewards_the_perfect_network(labelmaps: Path, tmp_path: Path) -> None:
-    task = RestorationTask(TINY, labelmaps, torch.device("cpu"), validates=True)
+    task = RestorationTask(TINY, TrainingData(labelmaps=labelmaps), torch.device("cpu"), validates=True)
     assert task.validate(task.network(), 16)["removed"] == pytest.approx(0, abs=1e-6)  # a fresh one is the identity
 
     class Oracle(torch.nn.Module):
@@ -305,7 +305,7 @@ def test_a_voxel_weighs_more_the_smaller_its_region() -> None:
 
 
 def test_denoising_batches_hold_noise_and_no_anomalies(bank: AnatomyBank, shape_bank: ShapeBank) -> None:
-    batch = SyntheticBatches(bank, TINY, add_coarse_noise, NETWORK.context).make(8, 0)
+    batch = Batches(SyntheticSlabs(bank, TINY, NETWORK.context), add_coarse_noise).make(8, 0)
     noise = (batch.corrupted[:, 1] - batch.healthy)[batch.mask]
     assert 0.05 < float(noise.std()) < 0.2
     assert not batch.region.any()
@@ -321,14 +321,14 @@ def test_a_denoising_run_makes_a_model_of_the_method_dae(labelmaps: Path, tmp_pa
 
 @pytest.mark.usefixtures("_few_shapes")
 def test_one_call_trains_any_task(labelmaps: Path, tmp_path: Path) -> None:
-    train(replace(TINY, steps=2), labelmaps, tmp_path / "steps", "cpu")
+    train(replace(TINY, steps=2), TrainingData(labelmaps=labelmaps), tmp_path / "steps", "cpu")
     assert load_model(str(tmp_path / "steps" / "tiny")).description.method == "disyre-v2"
     lesions = replace(TINY, task="small-lesions", settings=find_task("small-lesions").settings(brains=1))
     lesions = replace(lesions, contrasts=("T1",), validation=(), steps=2, spacing_mm=3.0)
-    train(lesions, labelmaps, tmp_path / "own", "cpu")
+    train(lesions, TrainingData(labelmaps=labelmaps), tmp_path / "own", "cpu")
     assert (tmp_path / "own" / "tiny" / "model.json").is_file()
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        Trainer(lesions, labelmaps, tmp_path / "none", "cpu")
+        Trainer(lesions, TrainingData(labelmaps=labelmaps), tmp_path / "none", "cpu")
 
 
 def test_a_new_module_is_a_new_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,12 +353,13 @@ import torch.distributed as dist
 from DISYRECore.training.config import read_config
 from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.training.tasks import restoration
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.trainer import Trainer
 
 restoration.make_shape_bank = lambda seed: make_shape_bank(8, seed=seed)
 config, labelmaps, out = map(Path, sys.argv[1:])
 for steps in (2, 4):
-    run = Trainer(read_config(config), labelmaps, out, "cpu")
+    run = Trainer(read_config(config), TrainingData(labelmaps=labelmaps), out, "cpu")
     run.run(until=steps)
 weights = torch.cat([p.detach().flatten() for p in run.state.network.parameters()])
 both = [torch.empty_like(weights) for _ in range(run.world)]
@@ -548,7 +549,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(labelmaps: P
         trainer(labelmaps, tmp_path, other)
 
 
-def test_batches_are_split_without_loss(batches: SyntheticBatches) -> None:
+def test_batches_are_split_without_loss(batches: Batches) -> None:
     batch = batches.make(7, 0)
     parts: list[Batch] = list(restoration._split(batch, 3))
     assert [len(part.step) for part in parts] == [3, 3, 1]

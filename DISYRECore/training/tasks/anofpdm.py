@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ from DISYRECore.methods.anofpdm import Walk, forward, observe, path, start_walk
 from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import ModelDescription
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.batches import Batches, Corrupt, keep_lesions
 from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
@@ -28,12 +29,13 @@ from DISYRECore.training.tasks.base.noise import (
     NoiseTask,
     NoiseTaskSettings,
     NoisyBatch,
-    SliceSource,
     draw_steps,
     labels,
+    make_anomalies,
     precision,
     predictor,
 )
+from DISYRECore.training.tasks.base.sources import Sources
 
 WALK_STEPS = 30
 GUIDANCES = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
@@ -62,13 +64,13 @@ class AnoFPDMTask(NoiseTask):
     schedule, labelled = LINEAR, True
 
     def __init__(
-        self, config: TrainingConfig[AnoFPDMSettings], data: Path, device: torch.device, validates: bool
+        self, config: TrainingConfig[AnoFPDMSettings], data: TrainingData, device: torch.device, validates: bool
     ) -> None:
         super().__init__(config, device, config.settings.path_length - 1)
-        source = SliceSource(config, data, device)
-        corrupt = source.corruption(labels=("lesions", "table"))
-        self.batches = source.batches(config.train, corrupt)
-        self.held_out = source.batches(config.validation, corrupt) if validates else None
+        sources, labelled = Sources(config, data, device), config.settings.labels != "synthetic"
+        corrupt: Corrupt = keep_lesions if labelled else make_anomalies(config, device)
+        self.batches = Batches(sources.training(labelled=labelled), corrupt)
+        self.held_out = Batches(sources.validation(labelled=labelled), corrupt) if validates else None
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of slices with noise, steps and labels."""

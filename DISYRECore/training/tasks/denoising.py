@@ -10,8 +10,9 @@ from DISYRECore.corruption.forward import Corrupted
 from DISYRECore.methods.dae import coarse_noise
 from DISYRECore.models.restoration_unet import SIZES as NETWORKS
 from DISYRECore.models.restoration_unet import NetworkSettings
+from DISYRECore.training.slices import HealthySlabs
 from DISYRECore.training.tasks.base import TaskSpec
-from DISYRECore.training.tasks.base.batches import HealthySlabs, SliceSettings, uniform_corruption
+from DISYRECore.training.tasks.base.batches import SliceSettings, uniform_corruption
 from DISYRECore.training.tasks.restoration import RESTORED, LossWeights, RestoringTask
 from DISYRECore.training.typed import SIZES
 

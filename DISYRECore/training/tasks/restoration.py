@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,17 +23,18 @@ from DISYRECore.models.device import mixed_precision
 from DISYRECore.models.restoration_unet import SIZES as NETWORKS
 from DISYRECore.models.restoration_unet import NetworkSettings, RestorationNetwork, zero_output
 from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.data import TrainingData
+from DISYRECore.training.slices import HealthySlabs
 from DISYRECore.training.tasks.base import TaskSpec
 from DISYRECore.training.tasks.base.batches import (
     Anomalies,
     Batch,
-    HealthySlabs,
+    Batches,
     SliceSettings,
-    SyntheticBatches,
     hide_health,
-    load_bank,
 )
 from DISYRECore.training.tasks.base.crops import make_crops
+from DISYRECore.training.tasks.base.sources import Sources
 from DISYRECore.training.typed import SIZES
 
 VALIDATION_SLICES, VALIDATION_SEED = 96, 10_000_019
@@ -122,14 +122,11 @@ class RestoringTask(ABC):
     method: ClassVar[str]
     direction = "monotone"
 
-    def __init__(self, config: TrainingConfig[Any], labelmaps: Path, device: torch.device, validates: bool) -> None:
+    def __init__(self, config: TrainingConfig[Any], data: TrainingData, device: torch.device, validates: bool) -> None:
         self.config, self.device = config, device
-        self.batches = self._batches(labelmaps, config.train, config.variants)
-        self.held_out = self._batches(labelmaps, config.validation) if validates else None
-
-    def _batches(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticBatches:
-        bank, context = load_bank(folder, patterns, self.device, variants), self.config.settings.network.context
-        return SyntheticBatches(bank, self.config, self.corrupt, context, self.direction)
+        sources = Sources(config, data, device, config.settings.network.context)
+        self.batches = Batches(sources.training(), self.corrupt, self.direction)
+        self.held_out = Batches(sources.validation(), self.corrupt, self.direction) if validates else None
 
     @abstractmethod
     def corrupt(self, healthy: HealthySlabs, generator: Generator) -> Corrupted:
@@ -148,7 +145,7 @@ class RestoringTask(ABC):
         return restoration_loss(network, batch, self.config.settings.loss)
 
     def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
-        """See `restoration_scores`, on held-out anatomies."""
+        """See `restoration_scores`, on held-out patients or anatomies."""
         if self.held_out is None:
             return {}
         return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
@@ -178,10 +175,10 @@ class RestorationTask(RestoringTask):
     method = DEFAULT_METHOD
 
     def __init__(
-        self, config: TrainingConfig[RestorationSettings], labelmaps: Path, device: torch.device, validates: bool
+        self, config: TrainingConfig[RestorationSettings], data: TrainingData, device: torch.device, validates: bool
     ) -> None:
         self.direction = config.settings.direction
-        super().__init__(config, labelmaps, device, validates)
+        super().__init__(config, data, device, validates)
         self.anomalies = Anomalies(
             make_shape_bank(seed=config.seed).to(device), config.spacing_mm, config.settings.corruption
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +19,13 @@ from DISYRECore.models.description import SKULL_STRIP, ModelDescription
 from DISYRECore.models.device import mixed_precision
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork, SkullStripSettings
 from DISYRECore.preprocessing.skull_strip import box_shape, normalise_head
-from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
+from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import Lattice, ScanParameters, draw_scan, lookup, positions, render_scan, rotation
 from DISYRECore.synthesis.intensity import expand
 from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.sources import Part, load_bank
 
 HEAD_MM = (232, 248, 200)
 CLOSING_MM, OPENING_MM = 8.0, 4.0
@@ -209,15 +210,14 @@ class SkullStripTask:
     """Learns the depth below the surface of the brain, see `models.skull_strip_unet`."""
 
     def __init__(
-        self, config: TrainingConfig[NoSettings], labelmaps: Path, device: torch.device, validates: bool
+        self, config: TrainingConfig[NoSettings], data: TrainingData, device: torch.device, validates: bool
     ) -> None:
         self.config, self.device = config, device
-        self.heads = self._heads(labelmaps, config.train, config.variants)
-        self.held_out = self._heads(labelmaps, config.validation) if validates else None
+        self.heads = self._heads(data, "train")
+        self.held_out = self._heads(data, "validation") if validates else None
 
-    def _heads(self, folder: Path, patterns: tuple[str, ...], variants: int = 0) -> SyntheticHeads:
-        paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-        bank = load_anatomies(paths, HEAD_MM, variants, shrinks=True).to(self.device)
+    def _heads(self, data: TrainingData, part: Part) -> SyntheticHeads:
+        bank = load_bank(self.config, data, part, self.device, size_mm=HEAD_MM, shrinks=True)
         return SyntheticHeads(bank, self.config.spacing_mm, self.config.contrasts)
 
     def network(self) -> SkullStripNetwork:

@@ -45,9 +45,10 @@ from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.synthesis.small_lesions import LesionedBrain, add_small_lesions, draw_small_lesions
 from DISYRECore.training.config import TrainingConfig, description
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.schedule import learning_rate
 from DISYRECore.training.tasks.base import TaskSpec
-from DISYRECore.training.tasks.base.batches import load_bank
+from DISYRECore.training.tasks.base.sources import load_bank
 
 WHOLE = (104, 128, 112)
 """Points of the lattice that a brain is drawn on."""
@@ -252,7 +253,7 @@ def validate(network: SmallLesionNetwork, brains: SyntheticBrains) -> dict[str, 
 
 
 def train_small_lesions(
-    config: TrainingConfig[SmallLesionTraining], labelmaps: Path, out: Path, device: str = "auto"
+    config: TrainingConfig[SmallLesionTraining], data: TrainingData, out: Path, device: str = "auto"
 ) -> SmallLesionNetwork:
     """Fits a small-lesion detector and writes its model folder into `out`.
 
@@ -267,13 +268,13 @@ def train_small_lesions(
     check_writable(out)
     at = pick_device(device)
     shapes = make_shape_bank(seed=config.seed).to(at)
-    brains = SyntheticBrains(config, load_bank(labelmaps, config.train, at, config.variants), shapes)
+    brains = SyntheticBrains(config, load_bank(config, data, "train", at), shapes)
     torch.manual_seed(config.seed)
     network = SmallLesionNetwork(SmallLesionSettings(contrasts=config.contrasts_once)).to(at)
     for number in range(len(network.stages)):
         _fit_stage(network, number, brains, out)
     if config.validation:
-        held_out = SyntheticBrains(config, load_bank(labelmaps, config.validation, at), shapes)
+        held_out = SyntheticBrains(config, load_bank(config, data, "validation", at), shapes)
         _note(out / LOG, {"step": config.steps, **validate(network, held_out)})
     described = description(config, config.steps, SMALL_LESIONS, network.settings.to_dict())
     save_model(out / config.name, described, network.state_dict(), config.weight_bits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,22 @@ from DISYRECore.methods.synomaly import SCHEDULE as COSINE
 from DISYRECore.methods.synomaly import departure, synomaly
 from DISYRECore.models.description import ModelDescription
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.base import TaskSpec
-from DISYRECore.training.tasks.base.batches import Batch, SyntheticBatches, leave_healthy
+from DISYRECore.training.tasks.base.batches import Batch, Batches, keep_lesions, leave_healthy
 from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.tasks.base.noise import (
     VALIDATION_SEED,
     VALIDATION_SLICES,
-    ImageBatches,
     NoiseTask,
     NoiseTaskSettings,
     NoisyBatch,
-    SliceSource,
     draw_steps,
+    make_anomalies,
     precision,
     predictor,
 )
+from DISYRECore.training.tasks.base.sources import Sources
 
 NOISE_STEPS, KERNELS = (100, 150, 200, 250, 300), (3, 5, 7, 11, 15)
 THRESHOLDS = np.arange(0.1, 0.46, 0.05)
@@ -61,17 +61,18 @@ class SynomalyTask(NoiseTask):
     schedule, labelled = COSINE, False
 
     def __init__(
-        self, config: TrainingConfig[SynomalySettings], data: Path, device: torch.device, validates: bool
+        self, config: TrainingConfig[SynomalySettings], data: TrainingData, device: torch.device, validates: bool
     ) -> None:
         self.steps = config.settings.noise_steps or NOISE_STEPS
         super().__init__(config, device, max(self.steps))
         once = replace(config, settings=replace(config.settings, reuse=1))
-        self.batches = SliceSource(once, data, device).batches(config.train, leave_healthy, healthy=True)
-        self.held_out = self._held_out(SliceSource(config, data, device)) if validates else None
+        self.batches = Batches(Sources(once, data, device).training(healthy=True), leave_healthy)
+        self.held_out = self._held_out(Sources(config, data, device)) if validates else None
 
-    def _held_out(self, source: SliceSource) -> SyntheticBatches | ImageBatches:
-        is_table, corrupt = self.config.settings.labels == "table", source.corruption(labels=("lesions",))
-        return source.batches(self.config.validation, corrupt, healthy=is_table)
+    def _held_out(self, sources: Sources) -> Batches:
+        known = self.config.settings.labels
+        slabs = sources.validation(healthy=known == "table", labelled=known == "lesions")
+        return Batches(slabs, keep_lesions if known == "lesions" else make_anomalies(self.config, self.device))
 
     def make(self, count: int, seed: int) -> NoisyBatch:
         """A batch of healthy slices with noise and steps."""

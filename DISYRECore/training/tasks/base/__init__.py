@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from DISYRECore.models.description import ModelDescription
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.data import TrainingData
 
 
 class Task(Protocol):
@@ -36,11 +37,11 @@ class Task(Protocol):
         """Description of the model after `step` steps; thresholds come with calibration."""
 
 
-MakeTask = Callable[[TrainingConfig[Any], Path, torch.device, bool], Task]
-"""``(config, folder of the data, device, whether to validate) -> task``."""
+MakeTask = Callable[[TrainingConfig[Any], TrainingData, torch.device, bool], Task]
+"""``(config, folders of the data, device, whether to validate) -> task``."""
 
-RunTask = Callable[[TrainingConfig[Any], Path, Path, str], object]
-"""``(config, folder of the data, output folder, device)``; trains to the end."""
+RunTask = Callable[[TrainingConfig[Any], TrainingData, Path, str], object]
+"""``(config, folders of the data, output folder, device)``; trains to the end."""
 
 
 @dataclass(frozen=True)

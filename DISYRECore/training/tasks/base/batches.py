@@ -1,12 +1,11 @@
-"""Training slices from label maps, which several tasks corrupt each in its way."""
+"""Batches of slices from label maps or scans, which several tasks corrupt each in its way."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -16,9 +15,10 @@ from DISYRECore.corruption.forward import Corrupted, apply_corruption, draw_corr
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.corruption.shapes import ShapeBank
 from DISYRECore.errors import DisyreError
-from DISYRECore.synthesis.anatomy import AnatomyBank, load_anatomies
+from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.training.config import TrainingConfig
+from DISYRECore.training.slices import HealthySlabs
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class SliceSettings:
 
     Attributes:
         slice_shape: Points (Y, X) of a training slice.
-        reuse: How many times each healthy slice is corrupted within a step.
+        reuse: How many times each synthesised slice is corrupted within a step.
+        flips: Of slices of scans: ``horizontal``, ``vertical`` or both, each with probability .5; published for
+            Synomaly are both for brain MRI and ultrasound, none for liver CT.
         crop: Side in pixels of the square crops that are learnt from, see `crops`; None for whole slices.
 
     Raises:
@@ -36,6 +38,7 @@ class SliceSettings:
 
     slice_shape: tuple[int, int] = (128, 112)
     reuse: int = 2
+    flips: tuple[str, ...] = ()
     crop: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,23 +65,6 @@ class Batch:
     mask: Tensor
     region: Tensor
     step: Tensor
-
-
-@dataclass(frozen=True)
-class HealthySlabs:
-    """Slabs that a forward process corrupts.
-
-    Attributes:
-        image: (B, Z, Y, X) in [0, 1].
-        mask: (B, Z, Y, X) bool.
-        fluid: (B, Z, Y, X) bool; None where it is not known.
-        brighter: Probability that pathology brightens what it covers, for all or for each slab (B,).
-    """
-
-    image: Tensor
-    mask: Tensor
-    fluid: Tensor | None = None
-    brighter: Tensor | float = 0.5
 
 
 Corrupt = Callable[[HealthySlabs, Generator], Corrupted]
@@ -118,43 +104,101 @@ def uniform_corruption(image: Tensor) -> Corrupted:
     return Corrupted(image, torch.zeros_like(middle, dtype=torch.bool), torch.zeros(len(image), device=image.device))
 
 
-class SyntheticBatches:
-    """Makes batches of slices from anatomies on the device that trains.
+def keep_lesions(slabs: HealthySlabs, generator: Generator) -> Corrupted:
+    """No corruption, but the lesions that the slabs are known to have."""
+    made = uniform_corruption(slabs.image)
+    return made if slabs.region is None else replace(made, region=slabs.region)
+
+
+class Slabs(Protocol):
+    """Where healthy slabs come from."""
+
+    def draw(self, count: int, seed: int) -> HealthySlabs:
+        """`count` slabs on the device that trains; the same seed gives the same."""
+
+
+class SyntheticSlabs:
+    """Synthesises slabs from anatomies on the device that trains.
 
     Args:
         bank: The anatomies.
         config: Contrasts, spacing, shape and reuse of the slices.
-        corrupt: The forward process.
         context: Neighbouring slices on either side.
-        direction: Of the timestep, see `severity.step_of`.
     """
 
-    def __init__(
-        self,
-        bank: AnatomyBank,
-        config: TrainingConfig[SliceSettings],
-        corrupt: Corrupt,
-        context: int = 0,
-        direction: str = "monotone",
-    ) -> None:
+    def __init__(self, bank: AnatomyBank, config: TrainingConfig[SliceSettings], context: int = 0) -> None:
         self.bank, self.contrasts, self.reuse = bank, config.contrasts, config.settings.reuse
-        self.corrupt, self.context, self.direction = corrupt, context, direction
         self.brightened = torch.tensor([BRIGHTENED[name] for name in CONTRASTS])
         self.lattice = Lattice((2 * context + 1, *config.settings.slice_shape), config.spacing_mm)
 
-    def make(self, count: int, seed: int) -> Batch:
-        """Makes `count` slices; the same seed gives the same batch."""
-        healthy = self._healthy(count, seed)
-        made = self.corrupt(healthy, Generator(healthy.image.device).manual_seed(seed))
-        image, mask = healthy.image[:, self.context], healthy.mask[:, self.context]
-        return Batch(made.image, image, mask, made.region[:, 0], step_of(made.severity, self.direction))
-
-    def _healthy(self, count: int, seed: int) -> HealthySlabs:
+    def draw(self, count: int, seed: int) -> HealthySlabs:
+        """`count` slabs, each of them `reuse` times."""
         parameters = draw_scan(self.bank, math.ceil(count / self.reuse), seed, contrasts=self.contrasts)
         scan = render_scan(self.bank, parameters, self.lattice)
         brighter = self.brightened[parameters.contrast].to(scan.image.device)
         every = (scan.image, scan.mask, fluid_mask(self.bank, scan.classes), brighter)
         return HealthySlabs(*(values.repeat_interleave(self.reuse, 0)[:count] for values in every))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Slabs of scans and synthesised ones.
+
+    Attributes:
+        images, anatomies: Where they come from.
+        share: Of scans, on average over the batches.
+    """
+
+    images: Slabs
+    anatomies: Slabs
+    share: float
+
+    def draw(self, count: int, seed: int) -> HealthySlabs:
+        """Slabs of scans first, then synthesised ones."""
+        chance = float(torch.rand(1, generator=Generator().manual_seed(seed)))
+        real = int(count * self.share + chance)
+        parts = [
+            source.draw(number, seed)
+            for source, number in ((self.images, real), (self.anatomies, count - real))
+            if number
+        ]
+        return parts[0] if len(parts) == 1 else _joined(*parts)
+
+
+def _joined(one: HealthySlabs, other: HealthySlabs) -> HealthySlabs:
+    """Both; fluid is none where it is not known."""
+
+    def fluid(slabs: HealthySlabs) -> Tensor:
+        return torch.zeros_like(slabs.mask) if slabs.fluid is None else slabs.fluid
+
+    def brighter(slabs: HealthySlabs) -> Tensor:
+        return torch.as_tensor(slabs.brighter, device=slabs.image.device).expand(len(slabs.image))
+
+    parts = ((slabs.image, slabs.mask, fluid(slabs), brighter(slabs)) for slabs in (one, other))
+    return HealthySlabs(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of corrupted slices.
+
+    Attributes:
+        slabs: Where they come from.
+        corrupt: The forward process.
+        direction: Of the timestep, see `severity.step_of`.
+    """
+
+    slabs: Slabs
+    corrupt: Corrupt
+    direction: str = "monotone"
+
+    def make(self, count: int, seed: int) -> Batch:
+        """Makes `count` slices; the same seed gives the same batch."""
+        healthy = self.slabs.draw(count, seed)
+        made = self.corrupt(healthy, Generator(healthy.image.device).manual_seed(seed))
+        middle = healthy.image.shape[1] // 2
+        image, mask = healthy.image[:, middle], healthy.mask[:, middle]
+        return Batch(made.image, image, mask, made.region[:, 0], step_of(made.severity, self.direction))
 
 
 def hide_health(made: Corrupted, generator: Generator) -> Corrupted:
@@ -165,10 +209,3 @@ def hide_health(made: Corrupted, generator: Generator) -> Corrupted:
     """
     anything = torch.rand(made.severity.shape, generator=generator, device=made.severity.device)
     return replace(made, severity=torch.where(made.severity > 0, made.severity, anything))
-
-
-@lru_cache(maxsize=2)
-def load_bank(folder: Path, patterns: tuple[str, ...], device: torch.device, variants: int = 0) -> AnatomyBank:
-    """The anatomies that some patterns name; kept, since each stage of a run asks for them."""
-    paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-    return load_anatomies(paths, variants=variants).to(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +10,6 @@ from torch import Generator, Tensor, nn
 
 from DISYRECore.corruption.diffusion import ANOMALOUS, HEALTHY, STEPS, add_noise, variational_bound
 from DISYRECore.corruption.families.base import CorruptionSettings
-from DISYRECore.corruption.forward import Corrupted
 from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation.metrics import average_precision
@@ -19,18 +17,11 @@ from DISYRECore.methods.base import Restore
 from DISYRECore.models.description import DetectionSettings, ModelDescription, usual_detection
 from DISYRECore.models.device import mixed_precision
 from DISYRECore.models.diffusion_unet import PUBLISHED, DiffusionNetwork, DiffusionSettings
-from DISYRECore.preprocessing.modalities import find_modality
 from DISYRECore.training.config import TrainingConfig, description
-from DISYRECore.training.slices import ScanFolder, SlicePool, flip
 from DISYRECore.training.tasks.base.batches import (
     Anomalies,
     Batch,
-    Corrupt,
-    HealthySlabs,
     SliceSettings,
-    SyntheticBatches,
-    leave_healthy,
-    load_bank,
 )
 from DISYRECore.training.typed import SIZES
 
@@ -44,19 +35,14 @@ class NoiseTaskSettings(SliceSettings):
     Attributes:
         network: Its settings; `size` names a published one.
         corruption: Of the synthetic anomalies.
-        source: ``anatomies`` (label maps, from which scans are synthesised) or ``images`` (scans, see `slices`).
-        labels: Of ``images``: ``synthetic`` anomalies, ``lesions`` (masks) or a ``table``, see `slices`.
-        flips: Of ``images``: ``horizontal``, ``vertical`` or both, each with probability .5; published for
-            Synomaly are both for brain MRI and ultrasound, none for liver CT.
+        labels: Of scans: ``synthetic`` anomalies, ``lesions`` (masks) or a ``table``, see `slices`.
         highest_step: Diffusion steps above this one are not learnt; detection never goes there.
         vlb: Whether the variational bound is added to the squared error of the noise, as published for Synomaly.
     """
 
     network: DiffusionSettings = field(metadata={SIZES: PUBLISHED})
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
-    source: str = "anatomies"
     labels: str = "synthetic"
-    flips: tuple[str, ...] = ()
     highest_step: int = STEPS - 1
     vlb: bool = False
 
@@ -132,86 +118,9 @@ def check_highest(config: TrainingConfig[NoiseTaskSettings], used: int) -> None:
         raise DisyreError(f"The highest_step of {config.name} is {highest}; give one from {used} to {STEPS - 1}.")
 
 
-@dataclass(frozen=True)
-class ImageBatches:
-    """Batches of slices of scans, with the same face as those of label maps.
-
-    Attributes:
-        pool: On the device that trains.
-        flips: See `slices.flip`.
-        corrupt: The forward process; None where the pool has anomalies of its own, or none.
-    """
-
-    pool: SlicePool
-    flips: tuple[str, ...] = ()
-    corrupt: Corrupt | None = None
-
-    def make(self, count: int, seed: int) -> Batch:
-        """A batch of `count` slices; the same seed gives the same batch."""
-        device = self.pool.image.device
-        generator = Generator(device).manual_seed(seed)
-        which = torch.randint(len(self.pool.image), (count,), generator=generator, device=device)
-        chosen = flip(self.pool.subset(which), self.flips, generator)
-        image, mask, clean = chosen.image[:, None], chosen.mask[:, None], torch.zeros(count, device=device)
-        made = Corrupted(image, chosen.region[:, None], clean)
-        if self.corrupt is not None:
-            made = self.corrupt(HealthySlabs(image, mask), generator)
-        return Batch(made.image, chosen.image, chosen.mask, made.region[:, 0], clean.long())
-
-
-@dataclass(frozen=True)
-class SliceSource:
-    """Where a task's slices come from: label maps or scans.
-
-    Attributes:
-        config: Of the run.
-        folder: Of the label maps or scans.
-        device: That trains.
-    """
-
-    config: TrainingConfig[NoiseTaskSettings]
-    folder: Path
-    device: torch.device
-
-    def corruption(self, labels: tuple[str, ...]) -> Corrupt | None:
-        """The forward process of the config; None where scans bring anomalies of their own by one of these labels."""
-        if self.config.settings.source == "images" and self.config.settings.labels in labels:
-            return None
-        shapes = make_shape_bank(seed=self.config.seed).to(self.device)
-        return Anomalies(shapes, self.config.spacing_mm, self.config.settings.corruption)
-
-    def batches(
-        self, patterns: tuple[str, ...], corrupt: Corrupt | None, healthy: bool = False
-    ) -> SyntheticBatches | ImageBatches:
-        """Single slices, one by one.
-
-        Args:
-            patterns: Of the files; those for training are varied and flipped.
-            corrupt: The forward process, if any.
-            healthy: Whether slices that are known to be anomalous are left out.
-
-        Raises:
-            DisyreError: A source that the modality does not have, or slices that are not as needed.
-        """
-        c, trains = self.config, patterns == self.config.train
-        if c.settings.source == "images":
-            return ImageBatches(self._pool(patterns, healthy), c.settings.flips if trains else (), corrupt)
-        if c.settings.source != "anatomies" or not find_modality(c.modality).from_labels:
-            raise DisyreError(f"{c.modality} cannot be learnt from {c.settings.source}; use the source images.")
-        bank = load_bank(self.folder, patterns, self.device, c.variants if trains else 0)
-        return SyntheticBatches(bank, c, corrupt or leave_healthy)
-
-    def _pool(self, patterns: tuple[str, ...], healthy: bool) -> SlicePool:
-        c, known = self.config, self.config.settings.labels
-        folder = ScanFolder(self.folder, c.modality, c.spacing_mm, c.settings.slice_shape, known)
-        pool = folder.pool(patterns).to(self.device)
-        sick = pool.region.flatten(1).any(1)
-        if healthy and sick.all():
-            raise DisyreError("There is no healthy slice to learn from; give scans with slices without lesions.")
-        if not healthy and known != "synthetic" and (sick.all() or not sick.any()):
-            kind = "anomalous" if sick.all() else "healthy"
-            raise DisyreError(f"All slices are labelled {kind}; give slices of both kinds, or use synthetic labels.")
-        return pool.subset(~sick) if healthy else pool
+def make_anomalies(config: TrainingConfig[NoiseTaskSettings], device: torch.device) -> Anomalies:
+    """The forward process of a config, on the device that trains."""
+    return Anomalies(make_shape_bank(seed=config.seed).to(device), config.spacing_mm, config.settings.corruption)
 
 
 class NoiseTask:
