@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable, write_text
-from DISYRECore.models.description import find_model
+from DISYRECore.models.description import find_model, own_models
 
 FOLDER = "sites"
 
@@ -126,8 +125,7 @@ def _contrast(values: dict[str, Any]) -> SiteContrast:
 
 def _folders(model: str) -> list[Path]:
     """Beside the model, then in the user's own models folder."""
-    own = Path(os.environ.get("DISYRE_MODELS") or Path.home() / ".disyre" / "models")
-    return [find_model(model) / FOLDER, own / Path(model).name / FOLDER]
+    return [find_model(model) / FOLDER, own_models() / Path(model).name / FOLDER]
 
 
 def check_name(site: str) -> None:

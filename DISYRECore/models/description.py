@@ -93,22 +93,39 @@ class ModelDescription:
     detection: DetectionSettings = field(default_factory=DetectionSettings)
     training: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_worse_than_start(self) -> bool:
+        """Whether it finds synthetic anomalies less well than the model that its training started from."""
+        found = self.training.get("comparison")
+        if not isinstance(found, dict) or not all(isinstance(found.get(name), float) for name in ("model", "start")):
+            return False
+        return bool(found["model"] < found["start"])
+
     def to_json(self) -> str:
         """Text of `model.json`."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
 
 
+def own_models() -> Path:
+    """Folder of the user's own models: `DISYRE_MODELS`, or ``.disyre/models`` in the user's home."""
+    return Path(os.environ.get("DISYRE_MODELS") or Path.home() / ".disyre" / "models")
+
+
+def bundled_models() -> Path:
+    """Folder of the models that come with the package."""
+    return resources() / "Models"
+
+
 def model_folders() -> list[Path]:
-    """Folders that may hold models: `DISYRE_MODELS` first, then the bundled ones."""
-    named = os.environ.get("DISYRE_MODELS")
-    return [*([Path(named)] if named else []), resources() / "Models"]
+    """Folders that may hold models, the user's own first."""
+    return [own_models(), bundled_models()]
 
 
 def list_models() -> list[ModelDescription]:
     """Descriptions of all models for detection that can be found, each id once."""
     found: dict[str, ModelDescription] = {}
     for place in model_folders():
-        for path in sorted(place.glob(f"*/{DESCRIPTION}")):
+        for path in sorted(place.glob(f"[!.]*/{DESCRIPTION}")):
             found.setdefault(path.parent.name, read_description(path.parent))
     return [one for one in found.values() if one.method not in HELPERS]
 
