@@ -1,9 +1,16 @@
-"""Puts the stand-ins where a module imports them from: `qt`, `ctk`, `slicer.*`, `SampleData`."""
+"""Puts the stand-ins where a module imports them from: `qt`, `ctk`, `slicer.*`, `SampleData`.
+
+Where the environment variable `SLICER_SOURCE` names a checkout of Slicer, its own Python files take their place.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,13 +46,44 @@ def modules() -> None:
     _submodule("i18n", {"tr": lambda text: text, "translate": lambda context, text: text})
     packages = importlib.import_module("harness.packages")
     _submodule("packaging", vars(packages))
+    checkout = os.environ.get("SLICER_SOURCE")
+    if checkout:
+        _from_checkout(Path(checkout) / "Base" / "Python" / "slicer")
+    else:
+        _stand_ins()
     slicer.util.pip_install = slicer.util.pip_uninstall = packages.pip_install
+    slicer.modules.sampleDataSources = {}
+    _module("SampleData", _classes(sample_data, "SampleData"))
+
+
+def _stand_ins() -> None:
     for name, source in (("ScriptedLoadableModule", "scripted_module"), ("parameterNodeWrapper", "parameter_node")):
         stand_in = importlib.import_module(f"harness.{source}")
         members = {key: getattr(stand_in, key) for key in stand_in.__all__}
         _submodule(name, {**members, "__all__": list(members)})
-    slicer.modules.sampleDataSources = {}
-    _module("SampleData", _classes(sample_data, "SampleData"))
+
+
+def _from_checkout(folder: Path) -> None:
+    """Loads Slicer's own files from the folder of its Python package."""
+    _name_widgets((folder / "parameterNodeWrapper" / "guiConnectors.py").read_text(encoding="utf-8"))
+    for name in ("util.py", "ScriptedLoadableModule.py", "parameterNodeWrapper/__init__.py"):
+        path = (folder / name).resolve(strict=True)
+        inside = [str(path.parent)] if path.stem == "__init__" else None
+        full_name = f"slicer.{path.parent.name if inside else path.stem}"
+        spec = importlib.util.spec_from_file_location(full_name, path, submodule_search_locations=inside)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[full_name] = made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        setattr(slicer, full_name.removeprefix("slicer."), made)
+
+
+def _name_widgets(text: str) -> None:
+    """Gives the widget classes that a text speaks of and that are not imitated a name; no widget is one of them."""
+    for module, name in re.findall(r"\b(ctk|qt|slicer)\.((?:ctk|Q|q)\w+)", text):
+        made = sys.modules[module]
+        if not hasattr(made, name):
+            setattr(made, name, type(name, (), {}))
 
 
 def _submodule(name: str, members: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget):
-    """The Segment Editor's widget; keeps what it was given."""
+    """The Segment Editor's widget; keeps what it was given, and shows a source volume without any label layer."""
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -67,6 +67,10 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     @Slot(object)
     def setSourceVolumeNode(self, node: Any) -> None:
         self._nodes["source"] = node
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        selection.SetActiveVolumeID(node.GetID() if node else None)
+        selection.SetActiveLabelVolumeID(None)
+        slicer.app.applicationLogic().PropagateVolumeSelection(0)
 
     @Slot(str)
     def setCurrentSegmentID(self, identifier: str) -> None:

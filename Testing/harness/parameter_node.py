@@ -1,6 +1,8 @@
 """A stand-in for `slicer.parameterNodeWrapper`: typed fields kept in a parameter node and bound to widgets.
 
-As strict as Slicer's: exact widget types, validators that raise, enums by name, nodes by reference, bounded sliders.
+As strict as Slicer's: exact widget types, validators that raise, enums by name, nodes by reference, bounded sliders;
+and as forgetful: values and references are read when the wrapper is made and whenever the node says that it changed,
+not when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import enum
 import pathlib
 import types
 import typing
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -204,6 +207,32 @@ class _Field:
         return next((a for a in self.annotations if isinstance(a, kind)), None)
 
 
+class _Cached:
+    """The value of a field as the node held it when it last said that it changed."""
+
+    def __init__(self, field: _Field, node: Any) -> None:
+        self.field, self._node, self._writing = field, node, False
+        self.value = field.read(node)
+        weak = weakref.ref(self)
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: weak()._changed())
+
+    def __del__(self) -> None:
+        self._node.RemoveObserver(self._tag)
+
+    def _changed(self) -> None:
+        if not self._writing:
+            self.value = self.field.read(self._node)
+
+    def write(self, value: Any) -> None:
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self._node):
+                self.field.write(self._node, value)
+                self.value = self.field.read(self._node)
+        finally:
+            self._writing = False
+
+
 @dataclass
 class _Binding:
     """A widget bound to a field: how to read it, how to write it, which signal tells of a change."""
@@ -303,30 +332,32 @@ class _Wrapper:
 
     allParameters: dict[str, _Field]
 
-    def __init__(self, parameterNode: Any) -> None:
+    def __init__(self, parameterNode: Any, prefix: str | None = None) -> None:
         self.parameterNode = parameterNode
         self._bindings: dict[int, dict[str, _Binding]] = {}
-        self._updating = False
+        self._tags: dict[int, int] = {}
+        self._next_tag, self._updating = 0, False
         for field in self.allParameters.values():
-            field.read(parameterNode)
+            if not parameterNode.HasParameter(field.name):
+                field.write(parameterNode, field.start())
+        self._cached = {name: _Cached(field, parameterNode) for name, field in self.allParameters.items()}
 
-    def _field(self, name: str) -> _Field:
+    def _known(self, name: str) -> str:
         if name not in self.allParameters:
             raise ValueError(f"Cannot find a param with the given name: {name}; found {sorted(self.allParameters)}")
-        return self.allParameters[name]
+        return name
 
     def getValue(self, name: str) -> Any:
-        return self._field(name).read(self.parameterNode)
+        return self._cached[self._known(name)].value
 
     def setValue(self, name: str, value: Any) -> None:
-        with slicer.util.NodeModify(self.parameterNode):
-            self._field(name).write(self.parameterNode, value)
+        self._cached[self._known(name)].write(value)
 
     def default(self, name: str) -> Default:
-        return Default(self._field(name).start())
+        return Default(self.allParameters[self._known(name)].start())
 
     def isCached(self, name: str) -> bool:
-        return bool(self._field(name))
+        return bool(self._known(name))
 
     @classmethod
     def dataType(cls, name: str) -> Any:
@@ -337,38 +368,41 @@ class _Wrapper:
         return self.connectParametersToGui({w.property(PROPERTY): w for w in widgets if w.property(PROPERTY)})
 
     def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
-        bindings = {name: _bind(widget, self._field(name)) for name, widget in mapping.items()}
-        if not self._bindings:
-            self._observation = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, self._show)
-        tag = max(self._bindings, default=-1) + 1
+        bindings = {name: _bind(widget, self.allParameters[self._known(name)]) for name, widget in mapping.items()}
+        tag = self._next_tag
+        self._next_tag += 1
         self._bindings[tag] = bindings
         for name, binding in bindings.items():
             binding.write(self.getValue(name))
             binding.slot = self._changed(name, binding)
             getattr(binding.widget, binding.signal).connect(binding.slot)
+        self._tags[tag] = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())
         return tag
 
     def disconnectGui(self, tag: int) -> None:
         for binding in self._bindings.pop(tag, {}).values():
             getattr(binding.widget, binding.signal).disconnect(binding.slot)
-        if not self._bindings:
-            self.parameterNode.RemoveObserver(self._observation)
+            binding.slot = None  # which refers to this wrapper
+        if tag in self._tags:
+            self.RemoveObserver(self._tags.pop(tag))
 
     def _changed(self, name: str, binding: _Binding) -> Callable[[], None]:
         def changed() -> None:
-            if not self._updating:
-                self.setValue(name, binding.read())
+            with slicer.util.NodeModify(self):
+                if not self._updating:
+                    self.setValue(name, binding.read())
 
         return changed
 
-    def _show(self, *_: Any) -> None:
+    def _show(self) -> None:
         """Writes the parameters to the widgets."""
         if self._updating:
             return
         self._updating = True
         try:
-            for name, binding in self._bound():
-                binding.write(self.getValue(name))
+            with slicer.util.NodeModify(self):
+                for name, binding in self._bound():
+                    binding.write(self.getValue(name))
         finally:
             self._updating = False
 

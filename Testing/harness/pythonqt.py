@@ -100,7 +100,7 @@ def _write(self: Any, name: str, value: Any) -> None:
     if name in properties:
         if not properties[name]:
             raise AttributeError(f"Property '{name}' of class '{type(self).__name__}' is not writable")
-        if not _set_property(self, name, value):
+        if not _set_property(self, name, list(value) if isinstance(value, tuple) else value):
             raise ValueError(f"Property '{name}' does not accept a {type(value).__name__}")
     elif (
         isinstance(value, QtCore.SignalInstance)

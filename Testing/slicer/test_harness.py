@@ -198,6 +198,26 @@ def test_panel_is_bound_to_its_parameters(desktop: Any, panel: Any) -> None:
         panel.parameters.threshold = "much"
 
 
+def test_parameters_are_read_when_their_node_changes_and_not_when_somebody_asks(desktop: Any) -> None:
+    import slicer
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+    class Settings:
+        volume: slicer.vtkMRMLScalarVolumeNode
+        count: int = 3
+
+    Settings.__annotations__ = {"volume": slicer.vtkMRMLScalarVolumeNode, "count": int}
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    settings = parameterNodeWrapper(Settings)(node)
+    volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    was_modifying = node.StartModify()
+    node.SetParameter("count", "4")
+    node.SetNodeReferenceID("volume", volume.GetID())
+    assert (settings.count, settings.volume) == (3, None)
+    node.EndModify(was_modifying)
+    assert (settings.count, settings.volume) == (4, volume)
+
+
 def test_only_what_can_be_seen_can_be_clicked(desktop: Any, panel: Any) -> None:
     desktop.click("applyButton")
     assert panel.clicks == 1
