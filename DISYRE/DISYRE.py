@@ -28,7 +28,8 @@ except ModuleNotFoundError:  # a source checkout, where the core lies one folder
     sys.path.append(_ROOT)
     import DISYRECore
 
-from DISYRELib.migration import migrate_parameters
+from DISYRELib.checks import scene_is_busy
+from DISYRELib.migration import drop_unreadable, migrate_parameters
 from DISYRELib.options import Contrast, Device, MaskMode, Method, Show
 
 CORE = Path(DISYRECore.__file__).resolve().parent
@@ -60,13 +61,19 @@ class DISYRE(ScriptedLoadableModule):
         """Registers sample data and terminology, and lets `slicer.modules.disyre.logic()` detect."""
         from DISYRELib import samples, terminology
 
-        logic = DISYRELogic()
-        samples.register(logic.makeDemo, self.resourcePath("Icons/DISYRE.png"))
-        terminology.load()
         self._cppLogic = slicer.modules.disyre.logic()
-        slicer.app.connect("aboutToQuit()", logic.close)
-        for name in ("detect", "cancel", "close", "results", "makeDemo"):
-            setattr(self._cppLogic, name, getattr(logic, name))
+        publish(DISYRELogic())
+        samples.register(lambda: self._cppLogic.makeDemo(), self.resourcePath("Icons/DISYRE.png"))
+        terminology.load()
+
+
+def publish(logic: "DISYRELogic") -> None:
+    """Lets `slicer.modules.disyre.logic()` detect with this logic from now on."""
+    offered = slicer.modules.disyre.logic()
+    getattr(offered, "close", lambda: None)()
+    slicer.app.connect("aboutToQuit()", logic.close)
+    for name in ("detect", "cancel", "close", "results", "makeDemo"):
+        setattr(offered, name, getattr(logic, name))
 
 
 @parameterNodeWrapper
@@ -133,15 +140,13 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = DISYRELogic()
         self.panel = Panel(self.ui, self.logic)
         scene = slicer.mrmlScene
-        for event, slot in (
-            (scene.StartCloseEvent, self.onSceneStart),
-            (scene.EndCloseEvent, self.onSceneEnd),
-            (scene.StartImportEvent, self.onSceneStart),
-            (scene.EndImportEvent, self.onSceneEnd),
-            (scene.EndBatchProcessEvent, self.onBatchEnd),
-        ):
-            self.addObserver(scene, event, slot)
+        for change in ("Close", "Import", "Restore", "Undo", "Redo"):
+            self.addObserver(scene, getattr(scene, f"Start{change}Event"), self.onSceneStart)
+            self.addObserver(scene, getattr(scene, f"End{change}Event"), self.onSceneEnd)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onBatchEnd)
         self.panel.bind(self.logic.getParameterNode())
+        if self.parent.isEntered:  # it was reloaded while it was open
+            self.panel.enter()
 
     def enter(self) -> None:
         """Called when the user opens the module."""
@@ -182,6 +187,8 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in [name for name in sys.modules if name.split(".")[0] in ("DISYRECore", "DISYRELib")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        module = sys.modules[__name__]
+        module.publish(module.DISYRELogic())
 
 
 class DISYRELogic(ScriptedLoadableModuleLogic):
@@ -194,16 +201,19 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
         self.detection = None
 
     def getParameterNode(self) -> DISYREParameterNode:
-        """The parameters of the scene; those of an unreadable older scene are set back to their defaults."""
+        """The parameters of the scene; what an older scene holds and nobody can read is set back to its default.
+
+        They are kept until the scene is closed or another is loaded, since they keep the nodes that they refer to.
+        """
         node = super().getParameterNode()
-        if self._parameters is None or self._parameters.parameterNode is not node:
-            migrate_parameters(node)
-            try:
-                self._parameters = DISYREParameterNode(node)
-            except (KeyError, ValueError):
-                node.UnsetAllParameters()
-                self._parameters = DISYREParameterNode(node)
-        return self._parameters
+        if self._parameters is not None and self._parameters.parameterNode is node:
+            return self._parameters
+        migrate_parameters(node)
+        drop_unreadable(node, DISYREParameterNode)
+        parameters = DISYREParameterNode(node)
+        if not scene_is_busy():
+            self._parameters = parameters
+        return parameters
 
     def forgetParameters(self) -> None:
         """Has the parameter node read anew: it outlives its scene, and an import changes what it holds."""

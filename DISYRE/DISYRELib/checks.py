@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -9,6 +11,8 @@ from slicer.i18n import tr as _
 MIN_SLICES = 3
 THICK_MM = 3.5
 AIR_HU = -500
+SMALLEST_ML = 250
+"""A scan of less holds no brain, as `DISYRECore.preprocessing.brain_mask` finds after a while."""
 ROLE = "DISYRE.Role"
 
 
@@ -29,7 +33,16 @@ def problem_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> str:
     image = volume.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0:
         return _("{name} holds no image; load it again.").format(name=name)
-    return _problem_with_image(image).format(name=name)
+    return _problem_with_image(image).format(name=name) or _problem_with_size(volume)
+
+
+def _problem_with_size(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
+    sides = [n * mm for n, mm in zip(volume.GetImageData().GetDimensions(), volume.GetSpacing(), strict=True)]
+    if math.prod(sides) / 1000 >= SMALLEST_ML:
+        return ""
+    return _("{name} measures only {sides} mm; select a scan of the whole brain.").format(
+        name=volume.GetName(), sides=" × ".join(f"{side:.0f}" for side in sides)
+    )
 
 
 def _problem_with_image(image: vtk.vtkImageData) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 CANCEL_MS = 3000
 STOP_MS = 1000
 KEEP_MS = 300_000
 LOG_LINES = 500
+PAUSE_S = 0.005
 ENDINGS = ("result", "error", "cancelled")
 """The last event of a request is one of these."""
 
@@ -165,3 +168,10 @@ def timer(slot: Callable[[], object]) -> qt.QTimer:
     made.setSingleShot(True)
     made.connect("timeout()", slot)
     return made
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    """Lets the application work until something holds."""
+    while not done():
+        slicer.app.processEvents()
+        time.sleep(PAUSE_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
 from DISYRELib.checks import scene_is_busy
-from DISYRELib.client import ENDINGS, WorkerClient
+from DISYRELib.client import ENDINGS, WorkerClient, wait_until
 from DISYRELib.options import Criteria, Show
 from DISYRELib.run import Run, Settings
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 SMALLEST_ML, FALSE_FINDINGS = 0.1, 0.5
 HEAT_OPACITY = 0.6
-PAUSE_S = 0.005
 BUSY_MS = 50
 
 
@@ -156,13 +154,6 @@ def ask(client: WorkerClient, request: dict) -> dict:
     client.request(request, lambda event: endings.append(event) if event["event"] in ENDINGS else None)
     wait_until(lambda: endings or not client.busy)
     return _or_raise(endings[0] if endings else {"event": "cancelled"})
-
-
-def wait_until(done: Callable[[], object]) -> None:
-    """Lets the application work until something holds."""
-    while not done():
-        slicer.app.processEvents()
-        time.sleep(PAUSE_S)
 
 
 def _or_raise(event: dict) -> dict:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
+from DISYRELib.client import python_program, wait_until
 
 TORCH = "torch"
 IMPORTED_AS = {"pyyaml": "yaml"}
-TORCH_VERSION = ">=2.2"
+TORCH_FINDER, TORCH_WANTED = "light-the-torch>=0.5", "torch>=2.2"
+"""The tool of the extension PyTorch, which picks the build for the graphics card, and what it is asked for."""
 QUESTION = (
     "DISYRE needs Python packages that are not installed yet: {names}. PyTorch is a download of 0.2 to 3 GB, the "
     "others of about 10 MB; some minutes, and 10 GB of free disk. Install them now?"
@@ -20,25 +26,34 @@ QUESTION = (
 
 
 class Installer:
-    """Knows what is missing and installs it.
+    """Knows what is missing and installs it, in a process of its own, while the window stays usable.
 
     Args:
         requirements: File with the packages that Slicer lacks, torch not among them.
+
+    Attributes:
+        running: Whether it is installing.
     """
 
     def __init__(self, requirements: Path) -> None:
         self.requirements = requirements
+        self.running = self._cancelled = False
+        self._process: Any = None
 
     def missing(self) -> list[str]:
         """Names of the packages that are not installed; imports none of them."""
+        invalidate_caches()
         names = [TORCH, *_names(self.requirements)]
         return [name for name in names if find_spec(IMPORTED_AS.get(name.lower(), name)) is None]
 
-    def install(self) -> None:
+    def install(self, told: Callable[[str], None] | None = None) -> None:
         """Asks, then installs.
 
+        Args:
+            told: Gets what the installing programs print, line by line.
+
         Raises:
-            DisyreError: The user declined, or something could not be installed; says what to do.
+            DisyreError: The user declined or cancelled, or something could not be installed; says what to do.
         """
         missing = self.missing()
         if not missing:
@@ -47,29 +62,46 @@ class Installer:
             raise DisyreError(
                 _("Nothing was installed; DISYRE cannot detect without {names}.").format(names=missing[0])
             )
+        self.running, self._cancelled = True, False
         try:
-            self._install(missing)
-        except DisyreError:
-            raise
-        except Exception as error:  # whatever pip and the network come up with
-            sentence = _("Installing failed ({reason}); check the network connection and detect again.")
-            raise DisyreError(sentence.format(reason=error), "missing") from error
+            for arguments in self._commands(missing):
+                self._run(arguments, told or (lambda _line: None))
+        finally:
+            self.running, self._process = False, None
         if left := self.missing():
-            raise DisyreError(_("Installing {names} failed; see the Python console.").format(names=", ".join(left)))
+            raise DisyreError(_("Installing {names} failed; Advanced shows the log.").format(names=", ".join(left)))
 
-    def _install(self, missing: list[str]) -> None:
-        if TORCH in missing:
-            _install_torch()
-        if missing != [TORCH]:
-            self._install_others()
+    def cancel(self) -> None:
+        """Ends what is being installed."""
+        self._cancelled = True
+        if self._process is not None:
+            self._process.kill()
 
-    def _install_others(self) -> None:
-        try:
-            from slicer.packaging import load_requirements, pip_ensure
-        except ImportError:  # Slicer before 5.12
-            slicer.util.pip_install(["-r", str(self.requirements)])
-            return
-        pip_ensure(load_requirements(str(self.requirements)), prompt_install=False, requester="DISYRE")
+    def _commands(self, missing: list[str]) -> list[list[str]]:
+        """Arguments of the Python programs that install what is missing."""
+        torch = [["pip", "install", TORCH_FINDER], ["light_the_torch", "install", TORCH_WANTED]]
+        others = [["pip", "install", "-r", str(self.requirements)]]
+        return (torch if TORCH in missing else []) + (others if missing != [TORCH] else [])
+
+    def _run(self, arguments: list[str], told: Callable[[str], None]) -> None:
+        lines: list[str] = []
+        self._process = process = qt.QProcess()
+        process.setProcessChannelMode(qt.QProcess.MergedChannels)
+
+        def read() -> None:
+            lines.extend(process.readAllStandardOutput().data().decode("utf-8", "replace").splitlines())
+            told("\n".join(lines))
+
+        process.connect("readyReadStandardOutput()", read)
+        process.start(python_program(), ["-m", *arguments])
+        wait_until(lambda: process.state() == qt.QProcess.NotRunning)
+        read()
+        if self._cancelled:
+            raise DisyreError(_("Installing was cancelled; detect again to go on with it."), "cancelled")
+        if process.exitStatus() != qt.QProcess.NormalExit or process.exitCode() != 0:
+            reason = next((line for line in reversed(lines) if line.strip()), process.errorString())
+            sentence = _("Installing failed ({reason}); check the network connection and detect again.")
+            raise DisyreError(sentence.format(reason=reason.strip()), "missing")
 
 
 def _names(requirements: Path) -> list[str]:
@@ -85,20 +117,3 @@ def _name(requirement: str) -> str:
     for mark in "<>=!~[; ":
         requirement = requirement.split(mark)[0]
     return requirement
-
-
-def _install_torch() -> None:
-    try:
-        from PyTorchUtils import PyTorchUtilsLogic
-    except ImportError:
-        raise DisyreError(_offer_extension()) from None
-    if PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=TORCH_VERSION) is None:
-        raise DisyreError(_("PyTorch was not installed; open the module PyTorch Utils to see why."))
-
-
-def _offer_extension() -> str:
-    """Installs the extension PyTorch; returns the sentence for the user."""
-    manager = slicer.app.extensionsManagerModel()
-    if manager.installExtensionFromServer("PyTorch", False):
-        return _("The extension PyTorch was installed; restart Slicer, then detect again.")
-    return _("Install the extension PyTorch with the Extensions Manager, restart Slicer, then detect again.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+import typing
+
 import slicer
 
 PARAMETERS = {"threshold": "border"}
@@ -21,6 +24,25 @@ def migrate_parameters(node: slicer.vtkMRMLScriptedModuleNode) -> None:
         stored = node.GetParameter(parameter)
         if stored in renamed:
             node.SetParameter(parameter, renamed[stored])
+
+
+def drop_unreadable(node: slicer.vtkMRMLScriptedModuleNode, parameters: type) -> None:
+    """Forgets stored values that the class of the parameters cannot read, so that they get their defaults."""
+    with slicer.util.NodeModify(node):
+        for name, kind in typing.get_type_hints(parameters).items():
+            if node.HasParameter(name) and not _is_readable(node.GetParameter(name), kind):
+                node.UnsetParameter(name)
+
+
+def _is_readable(stored: str, kind: type) -> bool:
+    if not isinstance(kind, type):
+        return True
+    if issubclass(kind, enum.Enum):
+        return stored in kind.__members__
+    try:
+        return not issubclass(kind, (int, float)) or kind is bool or kind(stored) is not None
+    except ValueError:
+        return False
 
 
 def migrated_record(record: dict) -> dict:

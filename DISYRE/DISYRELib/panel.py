@@ -132,6 +132,8 @@ class Panel:
         """The module was opened: takes the volume that is shown, and listens to the key H."""
         if self.parameters is not None and self.parameters.inputVolume is None:
             self.parameters.inputVolume = _volume_at_hand()
+        if self.result is not None:
+            self._paint()
         qt.QTimer.singleShot(0, _warm_up)
         window = slicer.util.mainWindow()
         if window is not None and self._shortcut is None:
@@ -250,7 +252,7 @@ class Panel:
 
     def _update_buttons(self) -> None:
         """Each button can be clicked when there is what it needs."""
-        idle, result = not self.logic.running, self.result
+        idle, result = not self._busy, self.result
         for name in ("sampleButton", "checkButton", "releaseButton"):
             getattr(self.ui, name).enabled = idle
         for name in ("resetBorderButton", "editButton", "copyButton", "exportButton"):
@@ -259,12 +261,12 @@ class Panel:
         self._update_detect_button()
 
     def _update_detect_button(self) -> None:
-        running = self.logic.running
+        running = self._busy
         problem = self._problem()
         button = self.ui.detectButton
         button.text = _("Cancel") if running else _("Detect anomalies")
         button.enabled = running or not problem
-        button.toolTip = _("Stops the detection.") if running else problem or _("Takes seconds to minutes.")
+        button.toolTip = _("Stops what is running.") if running else problem or _("Takes seconds to minutes.")
         volume = self.parameters.inputVolume if self.parameters else None
         hint = (problem or hint_about(volume)) if volume is not None else ""
         self.ui.hintLabel.text, self.ui.hintLabel.visible = hint, bool(hint)
@@ -277,11 +279,13 @@ class Panel:
         return problem_with(self.parameters.inputVolume)
 
     def _on_detect(self) -> None:
-        if self.logic.running:
+        if self.installer.running:
+            self.installer.cancel()
+        elif self.logic.running:
             self.ui.progressBar.format = _("Cancelling...")
             self.logic.cancel()
-            return
-        self._attempt(self._detect)
+        else:
+            self._attempt(self._detect)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Does something; a problem becomes a sentence in the panel."""
@@ -315,7 +319,16 @@ class Panel:
     def _install(self) -> None:
         if self.installer.missing():
             self._say(_("Installing what is missing; this takes some minutes."))
-            self.installer.install()
+            self.installer.install(self._on_installing)
+
+    def _on_installing(self, log: str) -> None:
+        self.ui.logText.setPlainText(log)
+        self._update_buttons()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether something is detected or installed."""
+        return self.logic.running or self.installer.running
 
     def _begin(self) -> None:
         self.logic.client.keep_ms = 60_000 * self.parameters.keepMinutes
@@ -341,7 +354,7 @@ class Panel:
         bar = self.ui.progressBar
         bar.value = round(100 * value)
         left = _(", about {seconds:.0f} s left").format(seconds=max(left_s, 1)) if left_s is not None else ""
-        bar.format = self._stage + left
+        bar.format = f"{self._stage} %p %{left}"
 
     def _end(self, event: dict) -> None:
         self.ui.progressBar.visible = False
@@ -420,6 +433,7 @@ class Panel:
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         editor.setSegmentationNode(self._reviewed.segmentation)
         editor.setSourceVolumeNode(self._reviewed.input)
+        self._paint()  # the editor takes the heat map out of the views
 
     def _on_copy(self) -> None:
         _copy(self.findings.text())
@@ -447,9 +461,7 @@ class Panel:
         def make() -> None:
             self._install()
             self._say(_("Making the demo scan; some seconds."))
-            volume = self.logic.makeDemo()
-            slicer.util.setSliceViewerLayers(background=volume, fit=True)
-            self.parameters.inputVolume = volume
+            self.parameters.inputVolume = self.logic.makeDemo()
             self._say("")
 
         self._attempt(make)

@@ -46,14 +46,14 @@ def _known(name: str, sources: list) -> bool:
 
 
 def load_demo(logic: DISYRELogic) -> slicer.vtkMRMLScalarVolumeNode:
-    """Has the worker make the demo scan and loads it; returns its volume.
+    """Has the worker make the demo scan, loads and shows it; returns its volume.
 
     Raises:
         DisyreError: It could not be made.
     """
     with tempfile.TemporaryDirectory(prefix="disyre-", ignore_cleanup_errors=True) as folder:
         paths = logic.request({"command": "demo", "output": folder})
-        volume = slicer.util.loadVolume(paths["scan"], {"name": DEMO, "show": False})
+        volume = slicer.util.loadVolume(paths["scan"], {"name": DEMO})
         storage = volume.GetStorageNode()
         volume.SetAndObserveStorageNodeID(None)
         if storage is not None:

@@ -368,12 +368,22 @@ def show_in_views(result: Result) -> None:
         legend.Modified()  # the views draw it once they hear of it while they show the levels
 
 
+def show_where_hidden(result: Result) -> None:
+    """Puts the levels back into the views that show the scan without any label layer, as other modules leave them."""
+    scan = result.input.GetID() if result.input else None
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if scan and view.GetBackgroundVolumeID() == scan and not view.GetLabelVolumeID():
+            view.SetLabelVolumeID(result.levels.GetID())
+
+
 def paint(result: Result, border: float, opacity: float, show: Show) -> None:
     """Edits the colour table: levels above the border are drawn, the others are transparent.
 
     Opacity, outline and legend are touched only when they change. The opacity is that of the label layer: that of
     single colours would be applied twice.
     """
+    if show.heat:
+        show_where_hidden(result)
     colours = result.colours
     levels = colours.GetNumberOfColors() - 1
     first = int(round(border * levels, 6)) + 1
@@ -387,8 +397,8 @@ def paint(result: Result, border: float, opacity: float, show: Show) -> None:
     if legend is not None and legend.GetVisibility() != show.heat:
         legend.SetVisibility(show.heat)
     outline = result.segmentation.GetDisplayNode() if result.segmentation else None
-    if outline is not None and outline.GetVisibility2DOutline() != show.outline:
-        outline.SetVisibility2DOutline(show.outline)
+    if outline is not None and bool(outline.GetVisibility2D()) != show.outline:
+        outline.SetVisibility2D(show.outline)
 
 
 def _views_of(result: Result) -> list[slicer.vtkMRMLSliceCompositeNode]:

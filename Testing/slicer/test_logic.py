@@ -173,7 +173,7 @@ def test_folder_script_does_what_the_command_line_does(desktop: Any, tmp_path: P
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     options = ["--method", "z-score", "--device", "cpu"]
-    assert module.run([str(scans), "-o", str(tmp_path / "one"), *options]) == 2
+    assert module.run(["--ignore-slicerrc", str(scans), "-o", str(tmp_path / "one"), *options]) == 2
     assert main(["detect", str(scans), "-o", str(tmp_path / "two"), *options]) == 2
     rows = list(csv.DictReader((tmp_path / "one" / "summary.csv").open()))
     assert {row["case"]: row["status"] for row in rows} == {"good": "ok", "bad": "failed"}
@@ -200,6 +200,8 @@ def test_demo_comes_from_sample_data(desktop: Any, widget: Any) -> None:
     assert volume.GetStorageNode() is None
     assert min(volume.GetImageData().GetDimensions()) > 100
     assert SampleData
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert {view.GetBackgroundVolumeID() for view in views} == {volume.GetID()}
 
 
 def test_self_test_passes(desktop: Any) -> None:
@@ -227,7 +229,7 @@ def refused(widget: Any, volume: Any, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("flat", "3 slices"), ("constant", "same value"), ("ct", "CT"), ("empty", "no image")],
+    [("flat", "3 slices"), ("constant", "same value"), ("ct", "CT"), ("empty", "no image"), ("tiny", "3 × 3 × 3 mm")],
 )
 def test_volumes_that_cannot_be_used_are_refused(desktop: Any, widget: Any, name: str, word: str) -> None:
     import slicer
@@ -236,6 +238,7 @@ def test_volumes_that_cannot_be_used_are_refused(desktop: Any, widget: Any, name
     voxels = {
         "flat": noise[:1],
         "constant": np.full((9, 9, 9), 7, np.int16),
+        "tiny": noise[:3, :3, :3],
         "ct": np.linspace(-1024, 1500, 8000).reshape(20, 20, 20).astype(np.int16),
     }
     if name == "empty":
@@ -249,7 +252,8 @@ def test_volumes_that_cannot_be_used_are_refused(desktop: Any, widget: Any, name
 
 
 def test_nothing_but_missing_numbers_is_refused(desktop: Any, widget: Any) -> None:
-    refused(widget, desktop.add_volume(np.full((9, 9, 9), np.nan, np.float32), name="Holes"), "Holes has no voxel with")
+    holes = desktop.add_volume(np.full((9, 9, 9), np.nan, np.float32), np.diag([20.0, 20.0, 20.0, 1.0]), "Holes")
+    refused(widget, holes, "Holes has no voxel with")
 
 
 def test_none_labels_and_colours_are_refused(desktop: Any, widget: Any) -> None:
@@ -372,18 +376,64 @@ def rotation(a: float, b: float, c: float) -> np.ndarray:
 # --- files and start
 
 
-def test_installer_knows_what_is_missing_and_says_when_it_stays_so(desktop: Any, tmp_path: Path) -> None:
+def test_installer_knows_what_is_missing(desktop: Any, tmp_path: Path) -> None:
     from DISYRELib.install import Installer
-
-    from DISYRECore.errors import DisyreError
 
     real = Installer(MODULE.parent / "Resources" / "requirements.txt")
     assert real.missing() == []
     path = tmp_path / "requirements.txt"
     path.write_text("no-such-package-of-disyre>=1.0  # and why\n\npyyaml>=6\n")
-    installer = Installer(path)
-    assert installer.missing() == ["no-such-package-of-disyre"]
-    with pytest.raises(DisyreError, match="no-such-package-of-disyre"):
+    assert Installer(path).missing() == ["no-such-package-of-disyre"]
+
+
+@pytest.fixture
+def fake_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the Python that installs: notes its arguments and does what the file beside it says."""
+    from DISYRELib import install
+
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n. {tmp_path}/behaviour\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(install, "python_program", lambda: str(program))
+    (tmp_path / "requirements.txt").write_text("no-such-package-of-disyre>=1.0\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("echo Downloading; sleep 0.3", "Installing no-such-package-of-disyre failed"),
+        ("echo no route to host >&2; exit 1", "no route to host"),
+    ],
+)
+def test_installing_leaves_the_window_alive_and_says_why_it_failed(
+    desktop: Any, fake_python: Path, behaviour: str, words: str
+) -> None:
+    import qt
+    from DISYRELib.install import Installer
+
+    from DISYRECore.errors import DisyreError
+
+    (fake_python / "behaviour").write_text(behaviour)
+    installer, alive = Installer(fake_python / "requirements.txt"), []
+    qt.QTimer.singleShot(0, lambda: alive.append(installer.running))
+    with desktop.answering(qt.QMessageBox.Ok), pytest.raises(DisyreError, match=words):
+        installer.install()
+    assert alive == [True]
+    assert not installer.running
+    assert "pip install -r" in (fake_python / "asked").read_text()
+
+
+def test_installing_can_be_cancelled(desktop: Any, fake_python: Path) -> None:
+    import qt
+    from DISYRELib.install import Installer
+
+    from DISYRECore.errors import DisyreError
+
+    (fake_python / "behaviour").write_text("exec sleep 60")
+    installer = Installer(fake_python / "requirements.txt")
+    qt.QTimer.singleShot(100, installer.cancel)
+    with desktop.answering(qt.QMessageBox.Ok), pytest.raises(DisyreError, match="cancelled"):
         installer.install()
 
 

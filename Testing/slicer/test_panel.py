@@ -109,6 +109,7 @@ def test_detects_the_lesion_where_it_is_and_leaves_the_views_alone(
     desktop.click("detectButton")
     desktop.wait_until(lambda: "Restoring" in desktop.widget("progressBar").format)
     assert desktop.widget("detectButton").text == "Cancel"
+    assert "%p %" in desktop.widget("progressBar").format
     desktop.grab(PICTURES / "panel_running.png")
     blocked = desktop.longest_block_s(lambda: not widget.logic.running)
     assert blocked < BLOCKED * unit_s

@@ -12,6 +12,8 @@ import sys
 
 import slicer
 
+OF_SLICER = ("--ignore-slicerrc", "--disable-settings", "--no-splash", "--no-main-window", "--testing")
+"""Options of Slicer that it hands on to the script."""
 NOT_READY = "disyre: the package '{name}' is missing; open the module DISYRE once and click Detect anomalies."
 
 
@@ -22,7 +24,7 @@ def run(arguments: list[str]) -> int:
     try:
         from DISYRECore.apps.cli import main
 
-        return main(["detect", *arguments])
+        return main(["detect", *(word for word in arguments if word not in OF_SLICER)])
     except ImportError as error:
         print(NOT_READY.format(name=error.name), file=sys.stderr)
         return 2
