@@ -166,6 +166,7 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.exit()
         if self.logic:
             self.logic.close()
+            self.logic.forgetParameters()
 
     def onSceneStart(self, *_args) -> None:
         """The scene is about to be closed or loaded: lets go of everything that belongs to it."""

@@ -291,7 +291,8 @@ def test_a_skull_where_none_is_expected_is_told(desktop: Any, widget: Any) -> No
 def test_noise_is_no_brain(desktop: Any, widget: Any) -> None:
     from DISYRECore.errors import DisyreError
 
-    volume = desktop.add_volume(np.random.default_rng(0).normal(100, 9, (40, 40, 40)).astype(np.float32))
+    noise = np.random.default_rng(0).normal(100, 9, (40, 40, 40)).astype(np.float32)
+    volume = desktop.add_volume(noise, np.diag([4.0, 4.0, 4.0, 1.0]))
     with pytest.raises(DisyreError, match="No brain"):
         widget.logic.detect(volume, method="z-score", device="cpu")
 
