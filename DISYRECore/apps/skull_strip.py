@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from DISYRECore.io.files import check_writable
 from DISYRECore.io.read import read_volume
-from DISYRECore.io.volume import Volume
 from DISYRECore.io.write import check_image_name, write_volume
 from DISYRECore.preprocessing.brain_mask import RIM_MM, BrainMask, find_brain
 
@@ -30,7 +30,7 @@ def skull_strip(scan: Path, mask: Path, brain: Path | None = None, rim_mm: float
         check_writable(output.absolute().parent)
     volume = read_volume(scan)
     found = find_brain(volume, rim_mm=rim_mm)
-    write_volume(Volume(found.mask.astype(np.uint8), volume.affine), mask)
+    write_volume(replace(volume, voxels=found.mask.astype(np.uint8)), mask)
     if brain:
-        write_volume(Volume(np.where(found.mask, volume.voxels, 0), volume.affine), brain)
+        write_volume(replace(volume, voxels=np.where(found.mask, volume.voxels, 0)), brain)
     return found

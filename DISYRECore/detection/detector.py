@@ -349,7 +349,7 @@ class Detector:
         healthy = self.healthy(contrast)
         with clock("findings"):
             labels, findings = label_findings(score, drawn_from, native_mask, smallest_ml, healthy, false_findings)
-            if not self.modality.has_sides:
+            if not (self.modality.has_sides and reading.scan.has_sides):
                 findings = [replace(finding, side="") for finding in findings]
         record = {
             **self._identity(contrast),
@@ -363,10 +363,10 @@ class Detector:
         }
         return Detection(
             scan=reading.scan,
-            score=score,
-            labels=Volume(labels, score.affine),
-            restored=restored,
-            brain_mask=Volume(native_mask.astype(np.uint8), score.affine),
+            score=replace(reading.scan, voxels=score.voxels),
+            labels=replace(reading.scan, voxels=labels),
+            restored=replace(reading.scan, voxels=restored.voxels),
+            brain_mask=replace(reading.scan, voxels=native_mask.astype(np.uint8)),
             findings=findings,
             border=drawn_from,
             record=record,

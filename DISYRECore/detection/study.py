@@ -246,7 +246,7 @@ def _told(scan: StudyScan) -> list[str]:
 
 def _display(odds: np.ndarray, reference: Reading) -> Volume:
     voxels = sigmoid(odds) * reference.brain.native_mask
-    return Volume(voxels.astype(np.float32), reference.brain.native.affine)
+    return replace(reference.scan, voxels=voxels.astype(np.float32))
 
 
 def _showing(finding: Finding, labels: Volume, parts: Mapping[str, Volume], detector: Detector) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ from itertools import permutations
 import numpy as np
 
 SAME_GRID_MM = 0.01
+RIGHT_ANGLE = 1e-4
+"""Cosine up to which axes are at right angles."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -64,6 +67,15 @@ def same_grid(one: Grid, other: Grid) -> bool:
 def directions(affine: np.ndarray) -> np.ndarray:
     """Unit vectors of the array axes in RAS, the columns of (3, 3)."""
     return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def upright_directions(affine: np.ndarray) -> np.ndarray:
+    """As `directions`, of a sheared affine those at right angles to each other that are nearest to it."""
+    axes = directions(affine)
+    if np.allclose(axes.T @ axes, np.eye(3), atol=RIGHT_ANGLE):
+        return axes
+    left, _, right = np.linalg.svd(axes)
+    return np.asarray(left @ right)
 
 
 def middle(shape: tuple[int, int, int]) -> np.ndarray:

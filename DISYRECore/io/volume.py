@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.grid import Grid, canonical_axes, directions, middle, same_grid
+from DISYRECore.io.forms import NiftiForms
+from DISYRECore.io.grid import Grid, canonical_axes, middle, same_grid, upright_directions
 
 SMOOTH_ABOVE_RATIO = 1.2
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
@@ -32,11 +33,15 @@ class Volume:
         voxels: (X, Y, Z) array of any scalar type.
         affine: (4, 4) float, voxel index to RAS mm.
         source: The file or folder that the voxels came from; empty for computed ones.
+        notes: Sentences on what was chosen or doubtful when it was read.
+        forms: What the NIfTI file said of its place; None for other files.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
     source: str = ""
+    notes: tuple[str, ...] = ()
+    forms: NiftiForms | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,6 +64,11 @@ class Volume:
         """Volume of one voxel in mL."""
         return self.grid.voxel_ml
 
+    @property
+    def has_sides(self) -> bool:
+        """Whether it is known which side is left."""
+        return self.forms is None or self.forms.has_place
+
 
 def storable(voxels: np.ndarray) -> np.ndarray:
     """Voxels of a type that files can hold: bool becomes uint8."""
@@ -80,13 +90,15 @@ def model_grid(volume: Volume, spacing_mm: float) -> Grid:
     """The isotropic grid with the axes and centre of a volume that covers it to its outer voxel borders.
 
     Args:
-        volume: A volume, canonical if the model's grid is to be.
+        volume: A volume, canonical if the model's grid is to be. Of a sheared one, as a tilted gantry leaves it, the
+            grid has the axes at right angles that are nearest.
         spacing_mm: Distance between voxel centres in mm.
     """
-    extent_mm = np.multiply(volume.shape, volume.spacing_mm)
+    axes = upright_directions(volume.affine)
+    extent_mm = np.abs(axes.T @ volume.affine[:3, :3]) @ volume.shape
     x, y, z = np.ceil(extent_mm / spacing_mm - 1e-3).astype(int).tolist()
     affine = np.eye(4)
-    affine[:3, :3] = directions(volume.affine) * spacing_mm
+    affine[:3, :3] = axes * spacing_mm
     centre = volume.affine[:3, :3] @ middle(volume.shape) + volume.affine[:3, 3]
     affine[:3, 3] = centre - affine[:3, :3] @ middle((x, y, z))
     return Grid((x, y, z), affine)

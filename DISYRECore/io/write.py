@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import NIFTI_SUFFIXES, image_suffix
-from DISYRECore.io.grid import LPS_TO_RAS, directions
+from DISYRECore.io.grid import LPS_TO_RAS, RIGHT_ANGLE, directions
 from DISYRECore.io.volume import Volume, storable
 
 WRITABLE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd")
@@ -26,7 +26,8 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     """Writes a volume as NIfTI or NRRD, whole or not at all.
 
     Args:
-        volume: What to write; the voxel type is kept, bool becomes uint8.
+        volume: What to write; the voxel type is kept, bool becomes uint8. A NIfTI file says where it lies as the
+            one did that it was read from.
         path: A .nii.gz, .nii or .nrrd file in a folder that exists; a file that is there is replaced.
 
     Raises:
@@ -59,10 +60,14 @@ def check_image_name(path: Path) -> None:
 
 
 def _save_nifti(volume: Volume, path: Path) -> None:
-    image = nib.Nifti1Image(storable(volume.voxels), volume.affine)
-    image.set_sform(volume.affine, code=1)
-    image.set_qform(volume.affine, code=0 if _is_sheared(volume.affine) else 1)
-    image.header.set_xyzt_units("mm")
+    """Writes both forms as they were read where the voxels lie as in a NIfTI file that was read."""
+    image = nib.Nifti1Image(storable(volume.voxels), None)
+    if volume.forms is not None and volume.forms.are_of(volume.affine):
+        volume.forms.write_to(image.header)
+    else:
+        image.header.set_sform(volume.affine, code=1)
+        image.header.set_qform(volume.affine, code=0 if _is_sheared(volume.affine) else 1)
+        image.header.set_xyzt_units("mm")
     nib.save(image, path)
 
 
@@ -78,4 +83,4 @@ def _save_nrrd(volume: Volume, path: Path) -> None:
 def _is_sheared(affine: np.ndarray) -> bool:
     """Whether a qform, which holds a rotation and three spacings, cannot express the affine."""
     axes = directions(affine)
-    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
+    return not np.allclose(axes.T @ axes, np.eye(3), atol=RIGHT_ANGLE)

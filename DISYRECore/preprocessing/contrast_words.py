@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
+from DISYRECore.errors import DisyreError
+from DISYRECore.io.dicom import OTHER_WORDS, choose_stack, is_dicom
 
 _PREFIX, _WEIGHTED = r"(?:[23]d|ax|axi|sag|cor|tra|ir)?", r"(?:w|wi|weighted)?"
 _SEQUENCE = r"(?:[23]d|ax|sag|cor|tra|fs|se|tse|fse|tfe|ffe|space|spc|mpr|mprage|vibe|blade|propeller|brain|head)?"
@@ -21,7 +22,7 @@ _PATTERNS = {
     "FLAIR": rf"\b{_PREFIX}(?:t2{_WEIGHTED})?flair{_SEQUENCE}\b|\bda(?:rk)? ?fl(?:uid)?\b",
     "PD": rf"\b{_PREFIX}pd{_WEIGHTED}{_SEQUENCE}\b|\bproton(?:density)?\b",
     "other": r"\bt2w? ?(?:\*|starw?\b)|\b(?:t[12]|pd) ?(?:map|rho)\b"
-    r"|\b(?:swi|swan|dwi|adc|dti|tof|mra|mrv|bold|asl|perf|perfusion|dsc|cbf|cbv|stir|ct|pet|localizer|scout)\b",
+    rf"|\b(?:{OTHER_WORDS})\b",
 }
 _AGENT_WORDS = (
     r"\b(?:ce|gd|gad|gado\w*|km|contrast|postcontrast|postgad|enhanced)\b|\bt1\w* c\b|\bt1w?" + _AGENT + r"\b"
@@ -163,7 +164,7 @@ def read_header(source: str) -> ScanHeader | None:
         None where there is no header, or one that cannot be read.
     """
     path = Path(source)
-    if path.is_dir():
+    if source and (path.is_dir() or is_dicom(path)):
         return _dicom_header(path)
     stem = re.sub(r"(\.nii)?\.\w+$", "", path.name)
     side_car = path.with_name(f"{stem}.json")
@@ -195,29 +196,24 @@ def _side_car_header(values: Mapping[str, Any]) -> ScanHeader:
 
 
 def _dicom_header(folder: Path) -> ScanHeader | None:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder), True)
-    files = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name, True) for name in series]
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
     try:
-        reader.SetFileName(max(files, key=len)[0])
-        reader.ReadImageInformation()
-    except (RuntimeError, ValueError):
+        frame = choose_stack(folder)[0].frames[0]
+    except DisyreError:
         return None
-
-    def tag(key: str) -> str:
-        try:
-            return str(reader.GetMetaData(key)).strip() if reader.HasMetaDataKey(key) else ""
-        except UnicodeDecodeError:
-            return ""
-
+    tags = frame.tags
     return ScanHeader(
         "DICOM",
-        (tag("0008|103e"), tag("0018|1030")),
-        _agent_name(tag("0018|0010")),
-        tag("0018|0020"),
-        *(_number(tag(key)) for key in ("0018|0080", "0018|0081", "0018|0082")),
+        (_text(tags.get("SeriesDescription")), _text(tags.get("ProtocolName"))),
+        _agent_name(_text(tags.get("ContrastBolusAgent"))),
+        _text(tags.get("ScanningSequence")),
+        _number(tags.get("RepetitionTime")),
+        frame.echo_ms,
+        _number(tags.get("InversionTime")),
     )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value) if isinstance(value, str) else "\\".join(map(str, value))
 
 
 def _agent_name(text: str) -> str:

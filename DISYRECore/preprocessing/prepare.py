@@ -162,7 +162,7 @@ def prepare(
         intensities=intensities,
         brain=brain,
         contrast=READ_AS.get(estimate.contrast, estimate.contrast),
-        flags=[*brain.flags, *_flags(scan, estimate)],
+        flags=[*scan.notes, *brain.flags, *_flags(scan, estimate)],
         estimate=estimate,
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.grid import Grid, same_grid
-from DISYRECore.io.volume import Volume, resample, to_canonical
+from DISYRECore.io.volume import Volume, model_grid, resample, to_canonical
 from DISYRECore.models.device import mixed_precision
 from DISYRECore.models.skull_strip_unet import SkullStripNetwork
 from DISYRECore.models.store import load_model
@@ -41,16 +41,13 @@ def normalise_head(heads: Tensor) -> Tensor:
     return ((heads - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
 
-def model_grid(scan: Volume, spacing_mm: float) -> Grid:
+def roomy_grid(scan: Volume, spacing_mm: float) -> Grid:
     """The grid of the model over a canonical scan: isotropic, with a little room around it."""
-    extent = np.multiply(scan.shape, scan.spacing_mm)
-    shape = tuple(int(n) for n in np.ceil(extent / spacing_mm) + 2 * MARGIN)
-    directions = scan.affine[:3, :3] / scan.spacing_mm
-    affine = np.eye(4)
-    affine[:3, :3] = directions * spacing_mm
-    centre = scan.affine @ [*(np.array(scan.shape) - 1) / 2, 1]
-    affine[:3, 3] = centre[:3] - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)  # type: ignore[arg-type]
+    bare = model_grid(scan, spacing_mm)
+    affine = bare.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [MARGIN, MARGIN, MARGIN]
+    x, y, z = (n + 2 * MARGIN for n in bare.shape)
+    return Grid((x, y, z), affine)
 
 
 def box_grid(whole: Grid, centre: np.ndarray) -> Grid:
@@ -82,7 +79,7 @@ def brain_depth(network: SkullStripNetwork, scan: Volume, spacing_mm: float) -> 
         between the brains seen in the two.
     """
     canonical = to_canonical(scan)
-    whole = box = model_grid(canonical, spacing_mm)
+    whole = box = roomy_grid(canonical, spacing_mm)
     for _ in range(PASSES):
         before, box = box, _around(Volume(_depth(network, canonical, box)[0], box.affine), whole)
         if same_grid(before, box):

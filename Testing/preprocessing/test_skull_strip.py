@@ -17,7 +17,7 @@ from DISYRECore.io.grid import Grid
 from DISYRECore.io.volume import Volume
 from DISYRECore.models.description import list_models, read_description
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork, SkullStripSettings
-from DISYRECore.preprocessing.skull_strip import box_grid, brain_depth, load_skull_strip, model_grid, normalise_head
+from DISYRECore.preprocessing.skull_strip import box_grid, brain_depth, load_skull_strip, normalise_head, roomy_grid
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks import skull_strip as training
@@ -219,7 +219,7 @@ def test_the_model_grid_lies_around_the_scan() -> None:
     affine = np.diag([0.9, 1.1, 4.0, 1.0])
     affine[:3, 3] = [-80, -100, -60]
     scan = Volume(np.zeros((180, 200, 30), np.float32), affine)
-    grid = model_grid(scan, 2.0)
+    grid = roomy_grid(scan, 2.0)
     corners = np.array([[0, 0, 0], [179, 199, 29]]) @ affine[:3, :3] + affine[:3, 3]
     inside = (corners - grid.affine[:3, 3]) / 2.0
     assert (inside >= 0).all()

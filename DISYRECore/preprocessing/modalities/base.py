@@ -93,5 +93,5 @@ def prepared(
         intensities=window,
         brain=BrainMask(mask, float(mask.sum()) * scan.voxel_ml, how),
         contrast=contrast,
-        flags=flags,
+        flags=[*scan.notes, *flags],
     )

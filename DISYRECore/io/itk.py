@@ -1,0 +1,87 @@
+"""Reading NRRD and MetaImage, their compressed voxels to the last byte."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from DISYRECore.io.checks import check_shape, damaged, not_an_image
+from DISYRECore.io.grid import LPS_TO_RAS
+from DISYRECore.io.volume import Volume
+
+_BLOCK = 2**16
+_GZIP_OR_ZLIB = 47
+_HEADER_BYTES = 2**16
+_COMPRESSED = re.compile(rb"^(?:encoding:\s*gz(?:ip)?|CompressedData\s*=\s*True)\s*$", re.IGNORECASE | re.MULTILINE)
+_VOXEL_FILE = re.compile(
+    rb"^(?:data ?file:|ElementDataFile\s*=)[ \t]*([^\r\n]+?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE
+)
+_END_OF_HEADER = re.compile(rb"\r?\n\r?\n|^ElementDataFile\s*=[^\n]*\n", re.MULTILINE)
+
+
+def read_itk(path: Path) -> Volume:
+    """Reads a NRRD or MetaImage file.
+
+    Returns:
+        float32 voxels.
+
+    Raises:
+        DisyreError: Neither of them, no 3D grey image, or a damaged one.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise not_an_image(path) from error
+    check_shape(path, reader.GetSize(), reader.GetNumberOfComponents())
+    try:
+        _check_compressed(path)
+        image = reader.Execute()
+    except (RuntimeError, OSError, ValueError, zlib.error) as error:
+        raise damaged(path) from error
+    voxels = sitk.GetArrayViewFromImage(image).T
+    return Volume(np.array(voxels.reshape(voxels.shape[:3]), order="C"), _ras_affine(image), str(path))
+
+
+def _check_compressed(path: Path) -> None:
+    """Unzips compressed voxels to their end, where the checksum stands; ITK stops at the last voxel.
+
+    Raises:
+        ValueError, zlib.error: They are damaged.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if not _COMPRESSED.search(header):
+        return
+    named, end = _VOXEL_FILE.search(header), _END_OF_HEADER.search(header)
+    other = path.parent / named[1].decode(errors="replace") if named else path
+    if named and named[1] != b"LOCAL":
+        if other.is_file():
+            _unzip(other, 0)
+    elif end:
+        _unzip(path, end.end())
+
+
+def _unzip(path: Path, start: int) -> None:
+    stream = zlib.decompressobj(_GZIP_OR_ZLIB)
+    with path.open("rb") as file:
+        file.seek(start)
+        while not stream.eof and (block := file.read(_BLOCK)):
+            stream.decompress(block)
+    if not stream.eof:
+        raise ValueError("the compressed voxels end too early")
+
+
+def _ras_affine(image: sitk.Image) -> np.ndarray:
+    spacing, origin = image.GetSpacing(), image.GetOrigin()
+    affine = np.eye(4)
+    direction = np.reshape(image.GetDirection(), (len(spacing), len(spacing)))
+    affine[:3, :3] = direction[:3, :3] * spacing[:3]
+    affine[:3, 3] = origin[:3]
+    return LPS_TO_RAS @ affine
