@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SHARED = ROOT.parent / "shared" / "data"
 """Data that the repository does not hold; tests that need them are skipped where they are absent."""
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 TINY = NetworkSettings(channels=(8, 16), blocks=1, groups=4, fold=2, context=1, region=True, residual=True)
 
 SHAPE, SPACING_MM = (88, 108, 88), 2.0
@@ -176,4 +178,30 @@ def write_dicom(
         file.InstanceNumber, file.RescaleSlope, file.RescaleIntercept = k + 1, 2, -5
         file.PixelData = volume.voxels[:, :, k].T.astype("<u2").tobytes()
         file.save_as(folder / f"{(k * 7) % 997:03d}_{copy}{series}", enforce_file_format=True)
+    return folder
+
+
+def write_enhanced_dicom(
+    folder: Path,
+    volume: Volume,
+    series: str = "1.2.8",
+    slices: Sequence[int] | None = None,
+    change: Callable[[Dataset, int], None] | None = None,
+) -> Path:
+    """Writes slices, all in their order when None, as the frames of one file; `change` edits the groups of each."""
+    folder.mkdir(exist_ok=True)
+    slices = range(volume.shape[2]) if slices is None else slices
+    file = new_dicom(volume, ENHANCED_MR_IMAGE_STORAGE, series, f"{series}.1")
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [pixel_measures(volume)]
+    shared.PlaneOrientationSequence = [plane_orientation(volume)]
+    file.SharedFunctionalGroupsSequence = [shared]
+    frames = [Dataset() for _ in slices]
+    for index, (frame, k) in enumerate(zip(frames, slices, strict=True)):
+        frame.PlanePositionSequence = [plane_position(volume, k)]
+        if change is not None:
+            change(frame, index)
+    file.PerFrameFunctionalGroupsSequence, file.NumberOfFrames = frames, len(frames)
+    file.PixelData = volume.voxels[:, :, list(slices)].transpose(2, 1, 0).astype("<u2").tobytes()
+    file.save_as(folder / f"enhanced{series}", enforce_file_format=True)
     return folder

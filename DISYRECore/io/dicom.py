@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.checks import check_shape, damaged
@@ -41,12 +43,14 @@ UNEVEN = 0.1
 
 TILT_DEGREES, LARGEST_TILT_DEGREES = 0.2, 45.0
 NAMED_SERIES = 5
+PIXEL_GROUP = 0x7FE0
 
 _TAGS = [
     "SOPClassUID", "ImageType", "Modality", "SeriesDescription", "ProtocolName", "SeriesInstanceUID", "SeriesNumber",
     "StudyInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "EchoTime", "RepetitionTime", "InversionTime",
-    "ScanningSequence", "ContrastBolusAgent", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "BitsAllocated", "ScanningSequence", "ContrastBolusAgent",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 
 
@@ -58,11 +62,13 @@ class Frame:
         file: That holds it.
         index: Of the frame within the file.
         tags: Its header; functional groups stand in it like other tags.
+        rescale: Factor and offset of its voxels after the reader has rescaled all frames of a file alike.
     """
 
     file: Path
     index: int
     tags: Dataset
+    rescale: tuple[float, float] = (1.0, 0.0)
 
     @property
     def echo_ms(self) -> float | None:
@@ -152,7 +158,7 @@ def is_dicom(file: Path) -> bool:
         start = stream.read(132)
         if start[128:] == b"DICM":
             return True
-        return start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\0" and "SOPClassUID" in _header(file)
+        return start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\0" and "SOPClassUID" in _header(file)[0]
     return False
 
 
@@ -264,10 +270,11 @@ def _frames(file: Path) -> list[Frame]:
         DisyreError: It is damaged.
     """
     try:
-        tags = _header(file)
+        tags, pixel_bytes = _header(file)
         if tags.get("Modality") in NOT_IMAGES or tags.get("SOPClassUID") == PARAMETRIC_MAP or "Rows" not in tags:
             return []
-        frames = [Frame(file, index, one) for index, one in enumerate(_tags_of_frames(tags))]
+        _check_pixels(tags, pixel_bytes)
+        frames = _described(file, tags)
         for frame in frames:
             _ = frame.echo_ms, frame.image_type, frame.spacing_mm, frame.orientation, frame.position_mm
             _ = int(frame.tags.Rows), int(frame.tags.Columns), int(frame.tags.get("SamplesPerPixel") or 1)
@@ -279,21 +286,44 @@ def _frames(file: Path) -> list[Frame]:
     return frames
 
 
-def _header(file: Path) -> Dataset:
-    """The tags that are looked at; empty for what is no DICOM."""
-    with warnings.catch_warnings(), suppress(pydicom.errors.InvalidDicomError):
+def _header(file: Path) -> tuple[Dataset, int]:
+    """The tags that are looked at, none for what is no DICOM; and how many bytes of pixels follow."""
+    lengths = [0]
+
+    def at_pixels(tag: BaseTag, representation: str | None, length: int) -> bool:
+        lengths.append(length if tag.group == PIXEL_GROUP else 0)
+        return tag.group == PIXEL_GROUP
+
+    with warnings.catch_warnings(), suppress(InvalidDicomError), file.open("rb") as stream:
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-    return Dataset()
+        return read_partial(stream, at_pixels, force=True, specific_tags=[Tag(name) for name in _TAGS]), lengths[-1]
+    return Dataset(), 0
 
 
-def _tags_of_frames(tags: Dataset) -> list[Dataset]:
-    """The header of each frame: functional groups stand in it like other tags, its own before shared ones."""
+def _described(file: Path, tags: Dataset) -> list[Frame]:
+    """The frames of a file; of functional groups, those of the frame come before shared ones."""
     if "PerFrameFunctionalGroupsSequence" not in tags:
-        return [tags] * int(tags.get("NumberOfFrames") or 1)
-    shared, own = tags.get("SharedFunctionalGroupsSequence") or [], tags.PerFrameFunctionalGroupsSequence
+        return [Frame(file, index, tags) for index in range(int(tags.get("NumberOfFrames") or 1))]
+    shared, own = list(tags.get("SharedFunctionalGroupsSequence") or [])[:1], tags.PerFrameFunctionalGroupsSequence
     plain = Dataset({element.tag: element for element in tags if element.VR != "SQ"})
-    return [_merged(plain, [*shared[:1], groups]) for groups in own]
+    told = [_merged(plain, [*shared, groups]) for groups in own]
+    slope, intercept = _rescale(_merged(told[0], shared))  # GDCM takes the shared group, else that of the first frame
+    rescales = [(a / slope, b - intercept * a / slope) for a, b in map(_rescale, told)]
+    return [Frame(file, index, one, rescale) for index, (one, rescale) in enumerate(zip(told, rescales, strict=True))]
+
+
+def _rescale(tags: Dataset) -> tuple[float, float]:
+    return float(tags.get("RescaleSlope", 1)) or 1.0, float(tags.get("RescaleIntercept", 0))
+
+
+def _check_pixels(tags: Dataset, pixel_bytes: int) -> None:
+    """Raises ValueError where pixels are fewer than the header says; GDCM makes up the others.
+
+    Compressed ones have the largest length there is, and GDCM notices what they lack.
+    """
+    size = int(tags.Rows) * int(tags.Columns) * int(tags.get("NumberOfFrames") or 1)
+    if pixel_bytes < size * int(tags.get("SamplesPerPixel") or 1) * int(tags.BitsAllocated) // 8:
+        raise ValueError("fewer pixels than the header says")
 
 
 def _merged(plain: Dataset, groups: list[Dataset]) -> Dataset:
@@ -355,7 +385,8 @@ def _voxels(stack: Stack, path: Path) -> np.ndarray:
             image = _pixels(frame.file)
         if frame.index >= len(image) or image.shape[1:] != shape[1::-1]:
             raise damaged(path)
-        voxels[:, :, k] = image[frame.index].T
+        factor, offset = frame.rescale
+        voxels[:, :, k] = image[frame.index].T * factor + offset
         left[frame.file] -= 1
         if left[frame.file]:
             images[frame.file] = image

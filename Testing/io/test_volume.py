@@ -11,9 +11,8 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
-from support import SHARED, new_dicom, pixel_measures, plane_orientation, plane_position, write_dicom
+from support import SHARED, write_dicom, write_enhanced_dicom
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.checks import check_image
@@ -22,7 +21,6 @@ from DISYRECore.io.read import find_scans, read_mask, read_volume
 from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
 from DISYRECore.io.write import write_volume
 
-ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 SHAPE = (9, 11, 13)
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 SPACINGS = [(1.0, 1.0, 5.0), (0.9, 0.9, 1.2), (2.0, 2.0, 2.0)]
@@ -74,25 +72,6 @@ def write_itk(path: Path, volume: Volume) -> Path:
     image.SetDirection((lps[:3, :3] / volume.spacing_mm).ravel().tolist())
     sitk.WriteImage(image, str(path))
     return path
-
-
-def write_enhanced_dicom(folder: Path, volume: Volume, series: str = "1.2.8") -> Path:
-    """Writes all slices as the frames of one file."""
-    folder.mkdir(exist_ok=True)
-    file = new_dicom(volume, ENHANCED_MR_IMAGE_STORAGE, series, f"{series}.1")
-    shared = Dataset()
-    shared.PixelMeasuresSequence = [pixel_measures(volume)]
-    shared.PlaneOrientationSequence = [plane_orientation(volume)]
-    file.SharedFunctionalGroupsSequence = [shared]
-    frames = []
-    for k in range(volume.shape[2]):
-        frame = Dataset()
-        frame.PlanePositionSequence = [plane_position(volume, k)]
-        frames.append(frame)
-    file.PerFrameFunctionalGroupsSequence, file.NumberOfFrames = frames, len(frames)
-    file.PixelData = volume.voxels.transpose(2, 1, 0).astype("<u2").tobytes()
-    file.save_as(folder / "enhanced", enforce_file_format=True)
-    return folder
 
 
 # --- reading
