@@ -12,7 +12,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.io.checks import check_affine, check_image
 from DISYRECore.io.dicom import is_dicom, read_dicom
 from DISYRECore.io.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, check_exists, image_suffix, short_name
-from DISYRECore.io.grid import Grid
+from DISYRECore.io.grid import Grid, same_grid
 from DISYRECore.io.itk import read_itk
 from DISYRECore.io.nifti import read_nifti
 from DISYRECore.io.volume import Volume, resample
@@ -50,16 +50,31 @@ def read_mask(path: Path | str, grid: Grid, *, allow_empty: bool = False) -> np.
         (X, Y, Z) bool array on `grid`.
 
     Raises:
-        DisyreError: The file cannot be read, marks nothing, or marks nothing inside the grid.
+        DisyreError: The file cannot be read, marks nothing, marks nothing inside the grid, or has the size of the grid
+            but not its place.
     """
     mask = _read(Path(path))
     inside = mask.voxels > 0.5
     if not inside.any() and not allow_empty:
         raise DisyreError(f"{short_name(mask.source)} is an empty mask; give one that marks at least one voxel.")
+    if mask.shape == grid.shape and not same_grid(mask.grid, grid):
+        _check_place(mask, inside, grid)
     resampled = resample(replace(mask, voxels=inside), grid, order=0).voxels
     if inside.any() and not resampled.any():
         raise DisyreError(f"{short_name(mask.source)} marks nothing inside the scan; give a mask of this scan.")
     return resampled
+
+
+def _check_place(mask: Volume, inside: np.ndarray, grid: Grid) -> None:
+    """Refuses a mask of the size of a scan that was saved without the scan's place."""
+    has_none = not mask.has_sides or np.allclose(np.abs(mask.affine), np.eye(4))
+    to_scan = np.linalg.inv(grid.affine) @ mask.affine
+    indices = np.argwhere(inside) @ to_scan[:3, :3].T + to_scan[:3, 3]
+    within = ((indices > -0.5) & (indices < np.array(grid.shape) - 0.5)).all(axis=1)
+    if has_none or (len(within) and within.mean() < 0.5):
+        raise DisyreError(
+            f"{short_name(mask.source)} has the size of the scan but lies elsewhere; save it with the scan's geometry."
+        )
 
 
 def find_scans(path: Path | str) -> list[Path]:
