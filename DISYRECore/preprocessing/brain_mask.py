@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from scipy import ndimage
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork
-from DISYRECore.preprocessing.skull_strip import brain_depth, largest_component, load_skull_strip
+from DISYRECore.preprocessing.background import content, is_cut, level, without_noise, without_padding
+from DISYRECore.preprocessing.skull_strip import brain_depth, glimpse, largest_component, load_skull_strip
 
 BRAIN_ML = (900.0, 2000.0)
 """Usual volume of a whole adult brain with a rim of fluid."""
@@ -31,10 +32,11 @@ REASONS = {
     "frame": "the whole frame is looked at",
 }
 
-STRIPPED_ML = (500.0, 2300.0)
-LEAST_SHARE = 0.95
-CUT_MM2 = 2000.0
+STRIPPED_ML, LARGE_ML = (500.0, 2300.0), 1850.0
+LEAST_SHARE, LEAST_BRAIN_SHARE = 0.95, 0.82
 LEAST_RIM, DEEPEST_DIP = 0.6, 0.93
+LEAST_WIDTH = 0.2
+"""Standard deviation of a whole brain along its shortest axis, over the cube root of its volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ def _measured(
     if not BRAIN_ML[0] <= ml <= BRAIN_ML[1]:
         size = "small" if ml < BRAIN_ML[0] else "large"
         flags.append(f"The brain volume of {ml:.0f} mL is {size}; check the mask.")
+    if is_cut(mask, np.array(volume.spacing_mm)):
+        flags.append("Part of the brain lies outside the field of view.")
     return BrainMask(mask, ml, how, agreement, flags)
 
 
@@ -102,49 +106,53 @@ def _measured(
 
 
 def is_stripped(volume: Volume) -> bool:
-    """Whether a scan shows a brain only: one blob of a brain's size on an exactly constant background.
+    """Whether a scan shows a brain only: one blob of a brain's size on a constant background.
 
-    A blob that the border of the image cuts could be a slab of a head; it must not have a dark skull in it.
+    A blob that may be part of a head, being cut, flat, large or dark at some depth, is one unless the network sees a
+    brain in nearly all of it.
     """
     step = tuple(max(1, int(2.0 / spacing)) for spacing in volume.spacing_mm)
     voxels = volume.voxels[:: step[0], :: step[1], :: step[2]]
     spacing_mm = np.multiply(volume.spacing_mm, step)
-    background = _background(voxels)
-    present = voxels != background
+    present = content(voxels)
     blob = largest_component(present)
     filled = ndimage.binary_fill_holes(blob)
     ml = filled.sum() * spacing_mm.prod() / 1000
     if not STRIPPED_ML[0] <= ml <= STRIPPED_ML[1] or blob.sum() < LEAST_SHARE * present.sum():
         return False
-    is_cut = _border_contact_mm2(filled, spacing_mm) > CUT_MM2
-    return not (is_cut and _has_skull(voxels - background, filled, spacing_mm))
+    if not _may_be_head(voxels, filled, spacing_mm):
+        return True
+    affine = volume.affine @ np.diag([*step, 1.0])
+    return _brain_share(Volume(np.ascontiguousarray(voxels), affine), filled) >= LEAST_BRAIN_SHARE
 
 
 def stripped_mask(volume: Volume) -> np.ndarray:
     """The brain of a stripped scan: (X, Y, Z) bool, its largest blob with holes filled."""
-    return ndimage.binary_fill_holes(largest_component(volume.voxels != _background(volume.voxels)))
+    return ndimage.binary_fill_holes(largest_component(content(volume.voxels)))
 
 
-def _background(voxels: np.ndarray) -> float:
-    """The most frequent value on the border of the image."""
-    faces = [np.take(voxels, side, axis).ravel() for axis in range(3) for side in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
-    return float(values[counts.argmax()])
+def _may_be_head(voxels: np.ndarray, blob: np.ndarray, spacing_mm: np.ndarray) -> bool:
+    ml = blob.sum() * spacing_mm.prod() / 1000
+    width_mm = np.sqrt(np.linalg.eigvalsh(np.cov((np.argwhere(blob) * spacing_mm).T))[0])
+    is_flat = width_mm < LEAST_WIDTH * (1000 * ml) ** (1 / 3)
+    return ml > LARGE_ML or is_flat or is_cut(blob, spacing_mm) or _has_skull(voxels, blob, spacing_mm)
 
 
-def _border_contact_mm2(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
-    face_mm2 = spacing_mm.prod() / spacing_mm
-    return float(sum(np.take(mask, (0, -1), axis).sum() * face_mm2[axis] for axis in range(3)))
-
-
-def _has_skull(signal: np.ndarray, mask: np.ndarray, spacing_mm: np.ndarray) -> bool:
+def _has_skull(voxels: np.ndarray, mask: np.ndarray, spacing_mm: np.ndarray) -> bool:
     """Whether the mean signal dips between the outside and the deep inside of a mask, as it does at the skull."""
+    signal = voxels - level(voxels, mask)
     depth_mm = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
     shells = [(depth_mm > low) & (depth_mm <= low + 3) for low in (0, 3, 6, 9, 12)]
     profile = np.array([signal[shell].mean() if shell.any() else 0.0 for shell in shells])
     deep = signal[depth_mm > 15].mean() if (depth_mm > 15).any() else profile[-1]
     dip = profile[2:].min() / min(profile[:3].max(), deep)
     return bool(profile[2] < LEAST_RIM * deep or dip < DEEPEST_DIP)
+
+
+def _brain_share(volume: Volume, blob: np.ndarray) -> float:
+    """Share of a blob in which the network sees brain."""
+    seen = resample(glimpse(*_extractor(), volume, blob), volume.grid, fill=-LIMIT_MM).voxels > -RIM_MM
+    return float((seen & blob).sum() / blob.sum())
 
 
 # Extraction
@@ -166,19 +174,25 @@ def extract_brain(volume: Volume, rim_mm: float = RIM_MM) -> BrainMask:
     if not np.ptp(volume.voxels):
         raise _no_brain(volume)
     network, spacing_mm = _extractor()
-    depth, agreement = brain_depth(network, volume, spacing_mm)
-    brain = largest_component(depth.voxels > -rim_mm)
-    if not _is_plausible(depth, brain, agreement):
+    for image in (without_padding(volume.voxels), without_noise(volume.voxels)):
+        depth, agreement = brain_depth(network, replace(volume, voxels=image), spacing_mm)
+        brain = largest_component(depth.voxels > -rim_mm)
+        if _is_plausible(depth, brain, agreement):
+            break
+    else:
         raise _no_brain(volume)
     alone = np.where(ndimage.binary_dilation(brain), depth.voxels, -LIMIT_MM)
     alone[ndimage.binary_fill_holes(brain) & ~brain] = LIMIT_MM
     mask = resample(Volume(alone, depth.affine), volume.grid, fill=-LIMIT_MM).voxels > -rim_mm
-    return _measured(mask, volume, "extracted", round(agreement, 4), _doubts(mask, volume, agreement))
+    mask &= ndimage.binary_fill_holes(content(volume.voxels))
+    return _measured(mask, volume, "extracted", round(agreement, 4), _doubts(agreement))
 
 
 def _no_brain(volume: Volume) -> DisyreError:
     name = Path(volume.source).name or "the scan"
-    return DisyreError(f"No brain was found in {name}; give an MRI of a head, or a brain mask with it.", "no_brain")
+    return DisyreError(
+        f"No brain was found in {name}; give a brain mask with it (--mask), or another scan.", "no_brain"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -191,10 +205,8 @@ def _is_plausible(depth: Volume, brain: np.ndarray, agreement: float) -> bool:
     return is_large and depth.voxels[brain].max() >= LEAST_DEPTH_MM and agreement >= LEAST_AGREEMENT
 
 
-def _doubts(mask: np.ndarray, volume: Volume, agreement: float) -> list[str]:
+def _doubts(agreement: float) -> list[str]:
     flags = []
     if agreement < DOUBTFUL_AGREEMENT:
         flags.append(f"The brain mask is doubtful: two passes agree to {agreement:.2f} only; check the mask.")
-    if _border_contact_mm2(mask, np.array(volume.spacing_mm)) > CUT_MM2:
-        flags.append("Part of the brain lies outside the scan.")
     return flags

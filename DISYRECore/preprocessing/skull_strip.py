@@ -90,6 +90,17 @@ def brain_depth(network: SkullStripNetwork, scan: Volume, spacing_mm: float) -> 
     return Volume((seen + mirrored) / 2, box.affine), agreement
 
 
+@torch.no_grad()
+def glimpse(network: SkullStripNetwork, spacing_mm: float, scan: Volume, blob: np.ndarray) -> Volume:
+    """Depth below the surface of the brain as a single pass sees it, in a box around a blob of a scan."""
+    canonical = to_canonical(scan)
+    whole = roomy_grid(canonical, spacing_mm)
+    places = np.argwhere(blob)
+    centre = (places.min(axis=0) + places.max(axis=0)) / 2
+    box = box_grid(whole, (np.linalg.inv(whole.affine) @ scan.affine @ [*centre, 1])[:3])
+    return Volume(_depth(network, canonical, box)[0], box.affine)
+
+
 def _around(depth: Volume, whole: Grid) -> Grid:
     """A box around the brain that a pass has found; in the middle of the scan if it has not found much of one."""
     brain = largest_component(depth.voxels > 0)

@@ -67,7 +67,7 @@ def test_parts_of_heads_are_refused_or_come_with_a_remark(head: SyntheticCase, n
     if isinstance(found, DisyreError):
         assert found.kind == "no_brain"
     else:
-        assert any("outside the scan" in flag for flag in found.flags)
+        assert any("outside the field of view" in flag for flag in found.flags)
         assert dice(found.mask, truth) > 0.75
 
 

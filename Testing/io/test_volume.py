@@ -357,7 +357,7 @@ def test_empty_mask_is_refused(tmp_path):
 
 def test_mask_of_another_place_is_refused(tmp_path):
     path = write_nifti(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8))
-    with pytest.raises(DisyreError, match="inside the scan"):
+    with pytest.raises(DisyreError, match="lies elsewhere"):
         read_mask(path, Grid(SHAPE, make_affine(origin=(900.0, 0.0, 0.0))))
 
 

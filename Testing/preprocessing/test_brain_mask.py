@@ -149,6 +149,109 @@ def test_stripped_slab_stays_stripped():
     assert is_stripped(Volume(scan.voxels[:, :, 35:75], scan.affine))
 
 
+def slab(volume: Volume, keep: tuple[slice, slice, slice]) -> Volume:
+    """A scan of which all but a box is 0."""
+    voxels = np.zeros_like(volume.voxels)
+    voxels[keep] = volume.voxels[keep]
+    return Volume(voxels, volume.affine)
+
+
+ALL = slice(None)
+SLABS = {
+    "axial": (ALL, ALL, slice(45, 75)),
+    "low": (ALL, ALL, slice(35, 62)),
+    "sagittal": (slice(22, 55), ALL, ALL),
+    "coronal": (ALL, slice(30, 68), ALL),
+}
+
+
+@pytest.mark.parametrize("name", SLABS)
+@pytest.mark.parametrize("contrast", ["T1", "FLAIR"])
+def test_slab_of_a_head_between_zeros_is_no_stripped_brain(contrast: str, name: str):
+    for head in (rendered(contrast), without_air_noise(contrast)):
+        assert not is_stripped(slab(head, SLABS[name]))
+
+
+def test_brain_of_a_slab_of_a_head_is_extracted_within_it_and_flagged():
+    scan = slab(without_air_noise("FLAIR"), SLABS["axial"])
+    truth = true_brain(average_head().voxels, 2.0)
+    found = find_brain(scan)
+    assert found.how == "extracted"
+    assert dice(found.mask, slab(Volume(truth, scan.affine), SLABS["axial"]).voxels) > 0.88
+    assert "Part of the brain lies outside the field of view." in found.flags
+
+
+def test_head_without_its_face_and_neck_is_no_stripped_brain():
+    head = without_air_noise("T1")
+    _, anterior, up = (np.argwhere(head.voxels > -1) @ head.affine[:3, :3].T + head.affine[:3, 3]).T
+    gone = ((anterior - up > 60) | (up < -50)).reshape(head.shape)
+    assert not is_stripped(Volume(np.where(gone, 0, head.voxels), head.affine))
+
+
+@pytest.mark.parametrize("name", SLABS)
+def test_slab_of_a_stripped_brain_stays_stripped_and_is_flagged(name: str):
+    scan = slab(stripped("T1")[0], SLABS[name])
+    assert is_stripped(scan)
+    assert "Part of the brain lies outside the field of view." in find_brain(scan).flags
+
+
+# --- unusual backgrounds
+
+
+def with_rim(scan: Volume, value: float) -> Volume:
+    """The scan in a round field of view, padding outside of it."""
+    x, y, _ = np.indices(scan.shape)
+    middle = (np.array(scan.shape) - 1) / 2
+    outside = np.hypot(x - middle[0], y - middle[1]) > 0.5 * max(scan.shape[:2])
+    assert outside.any()
+    return Volume(np.where(outside, value, scan.voxels).astype(np.float32), scan.affine)
+
+
+@pytest.mark.parametrize("value", [-1024.0, -2000.0, 5000.0])
+@pytest.mark.parametrize("contrast", ["T1", "T2"])
+def test_stripped_brain_with_a_rim_of_padding_stays_stripped(contrast: str, value: float):
+    scan, truth = stripped(contrast)
+    scan = with_rim(scan, value)
+    assert is_stripped(scan)
+    assert (stripped_mask(scan) == truth).all()
+
+
+@pytest.mark.parametrize("value", [-1024.0, -2000.0])
+def test_padding_does_not_hide_the_brain_of_a_head(value: float):
+    scan, truth = moved("T1", np.eye(4))
+    found = find_brain(with_rim(scan, value))
+    assert found.how == "extracted"
+    assert dice(found.mask, truth) > 0.93
+
+
+@pytest.mark.parametrize("contrast", BRIGHTNESS)
+@pytest.mark.parametrize("angle", [0.0, 12.0])
+def test_stripped_brain_after_cubic_resampling_stays_stripped(contrast: str, angle: float):
+    scan, truth = stripped(contrast)
+    turn = Rotation.from_euler("z", angle, degrees=True).as_matrix()
+    shift = np.array([0.4, 0.3, 0.45]) + (np.eye(3) - turn) @ (np.array(scan.shape) - 1) / 2
+    voxels = ndimage.affine_transform(scan.voxels, turn, shift, order=3)
+    expected = ndimage.affine_transform(truth.astype(np.float32), turn, shift, order=1) > 0.5
+    assert voxels.min() < -1
+    resampled = Volume(voxels, scan.affine)
+    assert is_stripped(resampled)
+    assert dice(stripped_mask(resampled), expected) > 0.97
+
+
+def mp2rage(seed: int) -> Volume:
+    """The uniform image of two inversions: noise of full contrast in air (Marques et al., NeuroImage 2010)."""
+    random = np.random.default_rng(seed)
+    head = rendered("T1")
+    signal = np.where(average_head().voxels > 0, head.voxels, 0)
+    one, two = (image + random.normal(0, 2, head.shape) for image in (signal - 45 * (signal > 0), 60 * (signal > 0)))
+    return Volume((4095 * (one * two / (one**2 + two**2) + 0.5)).astype(np.float32), head.affine)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_in_the_air_of_mp2rage_does_not_hide_the_brain(seed: int):
+    assert dice(find_brain(mp2rage(seed)).mask, true_brain(average_head().voxels, 2.0)) > 0.9
+
+
 def test_noise_and_small_blobs_are_not_stripped():
     random = np.random.default_rng(0)
     assert not is_stripped(Volume(random.normal(size=(60, 60, 60)).astype(np.float32), np.diag([3, 3, 3, 1.0])))
@@ -186,7 +289,7 @@ def test_brain_partly_outside_of_the_scan_is_extracted_and_flagged():
     affine[:3, 3] += affine[:3, 2] * low
     found = extract_brain(Volume(scan.voxels[:, :, low : low + 30], affine))
     assert dice(found.mask, truth[:, :, low : low + 30]) > 0.9
-    assert any("lies outside the scan" in flag for flag in found.flags)
+    assert any("lies outside the field of view" in flag for flag in found.flags)
 
 
 def sphere() -> np.ndarray:
