@@ -1,6 +1,6 @@
-"""Runs a script as `Slicer --no-main-window --python-script` does:
+"""Runs a script as `Slicer --python-script` does:
 
-python -m harness --additional-module-paths FOLDER --python-script SCRIPT ARGUMENTS...
+python -m harness --no-main-window --additional-module-paths FOLDER --python-script SCRIPT ARGUMENTS...
 
 Every Python file that lies directly in FOLDER is loaded as a module; the exit code is the one of `slicer.util.exit`.
 """
@@ -20,9 +20,11 @@ def main(arguments: list[str]) -> int:
     """Loads the modules, runs the script and returns the exit code; an exception in the script is 1."""
     parser = argparse.ArgumentParser(prog="harness")
     parser.add_argument("--additional-module-paths", type=Path, nargs="*", default=[])
+    parser.add_argument("--no-main-window", action="store_true")
+    parser.add_argument("--testing", action="store_true", help="as always")
     parser.add_argument("--python-script", required=True, nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
-    desktop = harness.start(main_window=False)
+    desktop = harness.start(main_window=not options.no_main_window)
     for folder in options.additional_module_paths:
         for path in sorted(folder.glob("*.py")):
             desktop.load_only(path)

@@ -329,7 +329,7 @@ def test_scripts_run_without_a_window(tmp_path: Path, script: str, code: int) ->
     path = tmp_path / "script.py"
     check = "import sys, slicer\nassert sys.argv[1:] == ['a', '-o', 'b']\nassert slicer.util.mainWindow() is None\n"
     path.write_text(f"{check}slicer.modules.sample\n{script}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "harness", "--additional-module-paths", str(SAMPLE.parent)]
+    command = [sys.executable, "-m", "harness", "--no-main-window", "--additional-module-paths", str(SAMPLE.parent)]
     done = subprocess.run([*command, "--python-script", str(path), "a", "-o", "b"], cwd=SAMPLE.parents[2], check=False)
     assert done.returncode == code
 
