@@ -29,8 +29,8 @@ except ModuleNotFoundError:  # a source checkout, where the core lies one folder
     import DISYRECore
 
 from DISYRELib.checks import scene_is_busy
-from DISYRELib.migration import drop_unreadable, migrate_parameters
-from DISYRELib.options import Contrast, Device, MaskMode, Method, Show
+from DISYRELib.migration import drop_unreadable, migrate_contrast, migrate_parameters
+from DISYRELib.options import CONTRAST, Device, MaskMode, Method, Show
 
 CORE = Path(DISYRECore.__file__).resolve().parent
 HELP = (
@@ -94,7 +94,6 @@ class DISYREParameterNode:
         scoreVolume: The result that is shown and that the next detection replaces.
         segmentation: Where its findings go.
         withRestored: Whether the restored image is added to the scene.
-        contrast: Of the scan.
         device: Where the network runs.
         batchSize: Slices at a time, 0 for automatic.
         keepMinutes: How long the model is kept ready.
@@ -108,12 +107,11 @@ class DISYREParameterNode:
     falseFindings: Annotated[float, WithinRange(0.02, 5)] = 0.5
     border: Annotated[float, WithinRange(0, 1)] = 0.5
     smallestFinding: Annotated[float, WithinRange(0, 5)] = 0.1
-    show: Show = Show.BOTH
-    heatOpacity: Annotated[float, WithinRange(0, 1)] = 0.6
+    show: Show = Show.OUTLINE
+    heatOpacity: Annotated[float, WithinRange(0, 1)] = 0.4
     scoreVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
-    withRestored: bool = False
-    contrast: Contrast = Contrast.AUTOMATIC
+    withRestored: bool = True
     device: Device = Device.AUTOMATIC
     batchSize: Annotated[int, WithinRange(0, 64)] = 0
     keepMinutes: Annotated[int, WithinRange(0, 60)] = 5
@@ -144,6 +142,8 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(scene, getattr(scene, f"Start{change}Event"), self.onSceneStart)
             self.addObserver(scene, getattr(scene, f"End{change}Event"), self.onSceneEnd)
         self.addObserver(scene, scene.EndBatchProcessEvent, self.onBatchEnd)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self.onNodes)
         self.panel.bind(self.logic.getParameterNode())
         if self.parent.isEntered:  # it was reloaded while it was open
             self.panel.enter()
@@ -182,6 +182,10 @@ class DISYREWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Does what the panel left undone while the scene was being edited."""
         self.panel.catch_up()
 
+    def onNodes(self, *_args) -> None:
+        """Takes up volumes that were loaded, once they are complete."""
+        self.panel.look_again()
+
     def onReload(self) -> None:
         """Reloads the helpers and the core too."""
         self.cleanup()
@@ -210,6 +214,7 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
         if self._parameters is not None and self._parameters.parameterNode is node:
             return self._parameters
         migrate_parameters(node)
+        migrate_contrast(node, CONTRAST)
         drop_unreadable(node, DISYREParameterNode)
         parameters = DISYREParameterNode(node)
         if not scene_is_busy():
@@ -259,7 +264,8 @@ class DISYRELogic(ScriptedLoadableModuleLogic):
             wait: Whether to return only when it is done.
             onEvent: Called with the events of the worker, if given.
             border: Display score above which a finding is drawn; the model's own when None.
-            options: ``method``, ``contrast``, ``mask``, ``device``, ``batch`` as in `DISYRELib.run.Settings`;
+            options: ``method``, ``contrast``, ``further``, ``mask``, ``device``, ``batch`` as in
+                `DISYRELib.run.Settings`;
                 ``smallestFinding`` in mL; ``falseFindings`` per healthy scan; ``score`` and ``segmentation``, nodes to
                 write to; ``withRestored``.
 

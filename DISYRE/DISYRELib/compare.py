@@ -82,7 +82,7 @@ def _difference_of(result: Result) -> slicer.vtkMRMLScalarVolumeNode:
     node.SetIJKToRASMatrix(ijk_to_ras(result.score))
     node.SetAndObserveTransformNodeID(result.score.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
-    spread = float(np.percentile(np.abs(voxels[brain > 0]), SPREAD_PERCENTILE)) if brain.any() else 1.0
+    spread = float(np.percentile(np.abs(voxels[brain > 0]), SPREAD_PERCENTILE)) if voxels.any() else 1.0
     node.GetDisplayNode().AutoWindowLevelOff()
     node.GetDisplayNode().SetWindowLevelMinMax(-spread, spread)
     slicer.util.updateVolumeFromArray(node, voxels)

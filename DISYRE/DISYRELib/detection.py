@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from DISYRELib.scene import Result
 
 SMALLEST_ML, FALSE_FINDINGS = 0.1, 0.5
-HEAT_OPACITY = 0.6
+HEAT_OPACITY = 0.4
 BUSY_MS = 50
 
 
@@ -135,7 +135,7 @@ class Detection:
             yield from Search(result).steps(Criteria(border, self.smallest_ml, self.false_findings))
             yield
             scene.show_in_views(result)
-            scene.paint(result, border, HEAT_OPACITY, Show.BOTH)
+            scene.paint(result, border, HEAT_OPACITY, Show.OUTLINE)
             return {**event, "result": result, "used_border": border}
         except BaseException:
             scene.remove(made)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def export_images(result: Result, folder: str) -> str:
-    """Writes the score and the segment as NIfTI files; returns their names.
+    """Writes score and segment as NIfTI files and the findings as CSV; returns their names.
 
     Raises:
         DisyreError: They cannot be written.
@@ -34,7 +35,12 @@ def export_images(result: Result, folder: str) -> str:
     slicer.util.updateVolumeFromArray(copy, inside.astype(np.uint8))
     copy.CopyOrientation(result.score)
     _write(copy, mask)
-    return f"{score.name}, {mask.name}"
+    table = Path(folder) / "findings.csv"
+    storage = slicer.vtkMRMLTableStorageNode()
+    storage.SetFileName(str(table))
+    if not storage.WriteData(result.table):
+        raise DisyreError(_("Nothing can be written to {folder}; choose another folder.").format(folder=folder))
+    return f"{score.name}, {mask.name}, {table.name}"
 
 
 def _write(volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
@@ -45,7 +51,7 @@ def _write(volume: slicer.vtkMRMLScalarVolumeNode, path: Path) -> None:
 
 
 def save_report(logic: DISYRELogic, result: Result, path: str, criteria: Criteria) -> None:
-    """Has the worker write the report of what counts as a finding and is kept.
+    """Has the worker write the report of what counts as a finding and is kept; as PDF where the path says so.
 
     Raises:
         DisyreError: It could not be made or written.
@@ -56,11 +62,29 @@ def save_report(logic: DISYRELogic, result: Result, path: str, criteria: Criteri
         request = _report_request(result, Path(scratch), criteria)
         report = logic.request(request)["report"]
         try:
+            if path.lower().endswith(".pdf"):
+                _print(Path(report), Path(scratch) / "report.pdf")
+                report = Path(scratch) / "report.pdf"
             shutil.copyfile(report, path)
         except OSError as error:
             raise DisyreError(
                 _("The report cannot be written to {path}; choose another place.").format(path=path)
             ) from error
+
+
+def _print(page: Path, pdf: Path) -> None:
+    """Prints a HTML file into a PDF file."""
+    printer_class = getattr(qt, "QPdfWriter", None) or getattr(qt, "QPrinter", None)
+    if printer_class is None:
+        raise DisyreError(_("This version of Slicer cannot write PDF; save HTML and print it from a browser."))
+    printer = printer_class(str(pdf)) if printer_class.__name__ == "QPdfWriter" else printer_class()
+    if printer_class.__name__ == "QPrinter":
+        printer.setOutputFormat(printer_class.PdfFormat)
+        printer.setOutputFileName(str(pdf))
+    document = qt.QTextDocument()
+    document.setHtml(page.read_text(encoding="utf-8"))
+    write = getattr(document, "print", None) or document.print_
+    write(printer)
 
 
 def _report_request(result: Result, folder: Path, criteria: Criteria) -> dict:

@@ -26,6 +26,15 @@ def migrate_parameters(node: slicer.vtkMRMLScriptedModuleNode) -> None:
             node.SetParameter(parameter, renamed[stored])
 
 
+def migrate_contrast(node: slicer.vtkMRMLScriptedModuleNode, attribute: str) -> None:
+    """Gives the contrast that an older scene stores among the parameters to the volume that it was said of."""
+    stored, volume = node.GetParameter("contrast"), node.GetNodeReference("inputVolume")
+    if stored and volume is not None:
+        volume.SetAttribute(attribute, stored)
+    if stored:
+        node.UnsetParameter("contrast")
+
+
 def drop_unreadable(node: slicer.vtkMRMLScriptedModuleNode, parameters: type) -> None:
     """Forgets stored values that the class of the parameters cannot read, so that they get their defaults."""
     with slicer.util.NodeModify(node):

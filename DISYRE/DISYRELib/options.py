@@ -9,6 +9,9 @@ from slicer.i18n import tr as _
 
 from DISYRECore.methods import method_names
 
+CONTRAST = "DISYRE.Contrast"
+"""Attribute of a volume: the name of the `Contrast` that was said of it."""
+
 
 @dataclass(frozen=True)
 class Criteria:

@@ -14,14 +14,16 @@ from slicer.i18n import tr as _
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.description import list_models
-from DISYRELib import models, rarity
+from DISYRELib import models, rarity, samples
 from DISYRELib.checks import ROLE, hint_about, problem_with, scene_is_busy
-from DISYRELib.client import ENDINGS
+from DISYRELib.client import ENDINGS, timer
+from DISYRELib.compare import Comparison
 from DISYRELib.findings_table import FindingsTable
 from DISYRELib.follower import Follower
 from DISYRELib.install import Installer
 from DISYRELib.options import Criteria, MaskMode, Show
-from DISYRELib.scene import Result, forget_edits, is_edited, jump_to, keep, paint, rows_of
+from DISYRELib.scene import Note, Result, forget_edits, is_edited, jump_to, keep, note, paint, rows_of
+from DISYRELib.study import StudyTable, contrast_of, further_volumes, usable_volumes
 
 if TYPE_CHECKING:
     from DISYRE import DISYRELogic, DISYREParameterNode
@@ -61,12 +63,16 @@ class Panel:
         self.result: Result | None = None
         self._tag = self._observation = 0
         self._seen: dict[str, object] = {}
-        self._shown = Show.BOTH
+        self._shown = Show.OUTLINE
         self._stage = ""
-        self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep)
+        self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep, self._on_name)
+        self.study = StudyTable(ui.studyTable, self._update_buttons)
+        self.comparison = Comparison()
         self.follower = Follower(lambda: self._criteria, self._list_findings)
-        self._shortcut: qt.QShortcut | None = None
+        self._shortcuts: list[qt.QShortcut] = []
+        self._look_timer = timer(self._look)
         self._connect()
+        self._offer_samples()
         self._list_models()
 
     def _connect(self) -> None:
@@ -77,6 +83,10 @@ class Panel:
             (ui.resetBorderButton, self._on_reset),
             (ui.unlockButton, self._on_unlock),
             (ui.editButton, self._on_edit),
+            (ui.previousButton, lambda: self.findings.step(-1)),
+            (ui.nextButton, lambda: self.findings.step(1)),
+            (ui.rejectButton, self._on_reject),
+            (ui.compareButton, self._on_compare),
             (ui.copyButton, self._on_copy),
             (ui.reportButton, self._on_report),
             (ui.exportButton, self._on_export),
@@ -90,6 +100,13 @@ class Panel:
         ui.raritySlider.connect("valueChanged(int)", self._on_rarity)
         for label in (ui.hintLabel, ui.lockLabel):
             label.setBackgroundRole(qt.QPalette.Window)
+
+    def _offer_samples(self) -> None:
+        menu = qt.QMenu(self.ui.sampleButton)
+        for name in samples.SUGGESTED:
+            action = menu.addAction(_("{name} (download)").format(name=name))
+            action.connect("triggered()", lambda name=name: self._on_sample(name))
+        self.ui.sampleButton.setMenu(menu)
 
     def _list_models(self) -> None:
         selector = self.ui.modelSelector
@@ -121,6 +138,8 @@ class Panel:
 
     def unbind(self) -> None:
         """Lets go of the scene."""
+        self._leave_comparison()
+        self._look_timer.stop()
         if self.parameters is None:
             return
         self.parameters.disconnectGui(self._tag)
@@ -129,22 +148,48 @@ class Panel:
         self._show_result(None)
 
     def enter(self) -> None:
-        """The module was opened: takes the volume that is shown, and listens to the key H."""
+        """The module was opened: takes the volume that is shown, and listens to its keys."""
         if self.parameters is not None and self.parameters.inputVolume is None:
             self.parameters.inputVolume = _volume_at_hand()
         if self.result is not None:
             self._paint()
         qt.QTimer.singleShot(0, _warm_up)
         window = slicer.util.mainWindow()
-        if window is not None and self._shortcut is None:
-            self._shortcut = qt.QShortcut(qt.QKeySequence("H"), window)
-            self._shortcut.connect("activated()", self.toggle_overlay)
+        if window is not None and not self._shortcuts:
+            for key, slot in (
+                ("H", self.toggle_overlay),
+                ("PgUp", lambda: self.findings.step(-1)),
+                ("PgDown", lambda: self.findings.step(1)),
+            ):
+                shortcut = qt.QShortcut(qt.QKeySequence(key), window)
+                shortcut.connect("activated()", slot)
+                self._shortcuts.append(shortcut)
 
     def exit(self) -> None:
         """Another module was opened."""
-        if self._shortcut is not None:
-            self._shortcut.setParent(None)
-            self._shortcut = None
+        self._leave_comparison()
+        for shortcut in self._shortcuts:
+            shortcut.setParent(None)
+        self._shortcuts.clear()
+
+    def look_again(self) -> None:
+        """Volumes came or went: looks at them once the scene is at rest."""
+        if self.parameters is not None:
+            self._look_timer.start(0)
+
+    def _look(self) -> None:
+        if self.parameters is None or scene_is_busy():
+            return
+        if self.parameters.inputVolume is None and slicer.modules.disyre.widgetRepresentation().isEntered:
+            self.parameters.inputVolume = _volume_at_hand()
+        self._list_study()
+
+    def _list_study(self) -> None:
+        parameters = self.parameters
+        volume, recognised = parameters and parameters.inputVolume, ""
+        if self.result is not None and self.result.input is volume:
+            recognised = _recognised(self.result.record.get("scan", {}))
+        self.study.fill(parameters and parameters.parameterNode, volume, recognised)
 
     def toggle_overlay(self) -> None:
         """Hides what is drawn over the scan, or shows it again."""
@@ -197,6 +242,7 @@ class Panel:
     def _on_input(self, first: bool) -> None:
         """Shows what there is to say about the input, and its latest result."""
         self.ui.maskSelector.visible = self.parameters.maskMode is MaskMode.GIVEN
+        self._list_study()
         self._update_buttons()
         volume = self.parameters.inputVolume
         if first or (self.result is not None and self.result.input is volume):
@@ -257,19 +303,31 @@ class Panel:
             getattr(self.ui, name).enabled = idle
         for name in ("resetBorderButton", "editButton", "copyButton", "exportButton"):
             getattr(self.ui, name).enabled = result is not None
-        self.ui.reportButton.enabled = idle and result is not None and result.input is not None
+        with_scan = result is not None and result.input is not None
+        self.ui.reportButton.enabled = idle and with_scan
+        self.ui.compareButton.enabled = result is not None and None not in (result.input, result.restored)
+        for name in ("previousButton", "nextButton", "rejectButton"):
+            getattr(self.ui, name).enabled = result is not None and self.ui.findingsTable.rowCount > 0
         self._update_detect_button()
 
     def _update_detect_button(self) -> None:
         running = self._busy
         problem = self._problem()
         button = self.ui.detectButton
-        button.text = _("Cancel") if running else _("Detect anomalies")
+        count = 1 + len(self._further)
+        button.text = _("Detect anomalies in {count} scans").format(count=count) if count > 1 else _("Detect anomalies")
+        button.text = _("Cancel") if running else button.text
         button.enabled = running or not problem
         button.toolTip = _("Stops what is running.") if running else problem or _("Takes seconds to minutes.")
         volume = self.parameters.inputVolume if self.parameters else None
         hint = (problem or hint_about(volume)) if volume is not None else ""
         self.ui.hintLabel.text, self.ui.hintLabel.visible = hint, bool(hint)
+
+    @property
+    def _further(self) -> list[slicer.vtkMRMLScalarVolumeNode]:
+        """The volumes that are taken together with the input."""
+        p = self.parameters
+        return further_volumes(p.parameterNode, p.inputVolume) if p is not None and p.inputVolume is not None else []
 
     def _problem(self) -> str:
         if self.parameters is None:
@@ -304,7 +362,8 @@ class Panel:
             wait=False,
             onEvent=self._on_event,
             method=p.method.word(),
-            contrast=p.contrast.word(),
+            contrast=contrast_of(p.inputVolume).word(),
+            further=tuple(self._further),
             mask={MaskMode.AUTOMATIC: None, MaskMode.STRIPPED: "stripped"}.get(p.maskMode, p.maskNode),
             device=p.device.word(),
             batch=p.batchSize or 16,
@@ -385,10 +444,11 @@ class Panel:
     # --- reviewing
 
     def _show_result(self, score: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+        self._leave_comparison()
         self.result = Result(score) if score is not None and Result(score).complete else None
         self.follower.watch(self.result)
         self.ui.show3DButton.setSegmentationNode(self.result.segmentation if self.result else None)
-        self._update_buttons()
+        self._list_study()
         self._list_findings()
 
     @property
@@ -405,6 +465,7 @@ class Panel:
         self.ui.emptyLabel.visible = result is not None and not rows
         self.ui.lockWidget.visible = result is not None and is_edited(result.segmentation)
         self._say(_outcome_line(result.record, len(rows)) if result else "")
+        self._update_buttons()
 
     def _paint(self) -> None:
         p = self.parameters
@@ -423,6 +484,27 @@ class Panel:
 
     def _on_go(self, number: int) -> None:
         jump_to(self._reviewed, next(row.place for row in rows_of(self._reviewed) if row.number == number))
+
+    def _on_name(self, number: int, name: str) -> None:
+        row = next(row for row in rows_of(self._reviewed) if row.number == number)
+        note(self._reviewed, number, Note(name, row.rejected))
+        self._list_findings()
+
+    def _on_reject(self) -> None:
+        row = self.findings.current
+        if row is not None:
+            note(self._reviewed, row.number, Note(row.name, not row.rejected))
+            self.follower.now()
+
+    def _on_compare(self) -> None:
+        if self.ui.compareButton.checked:
+            self.comparison.show(self._reviewed)
+        else:
+            self._leave_comparison()
+
+    def _leave_comparison(self) -> None:
+        self.ui.compareButton.checked = False
+        self.comparison.leave()
 
     def _on_keep(self, number: int, kept: bool) -> None:
         keep(self._reviewed, number, kept)
@@ -445,7 +527,8 @@ class Panel:
 
         result = self._reviewed
         proposed = f"{result.input.GetName() if result.input else 'DISYRE'}-report.html"
-        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), proposed, "HTML (*.html)")
+        kinds = "HTML (*.html);;PDF (*.pdf)"
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save report"), proposed, kinds)
         if path:
             self.follower.now()  # the report holds what is listed
             self._attempt(lambda: save_report(self.logic, result, path, self._criteria))
@@ -453,7 +536,7 @@ class Panel:
     def _on_export(self) -> None:
         from DISYRELib.export import export_images
 
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Export score and mask"))
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Export files"))
         if folder:
             self._attempt(lambda: self._say(_("Written: {names}.").format(names=export_images(self._reviewed, folder))))
 
@@ -465,6 +548,12 @@ class Panel:
             self._say("")
 
         self._attempt(make)
+
+    def _on_sample(self, name: str) -> None:
+        def load() -> None:
+            self.parameters.inputVolume = samples.download(name)
+
+        self._attempt(load)
 
     def _on_release(self) -> None:
         self.logic.close()
@@ -492,7 +581,7 @@ def _volume_at_hand() -> slicer.vtkMRMLScalarVolumeNode | None:
     """The volume in the background of the Red view, else the only one in the scene."""
     composite = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
     shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite else None
-    volumes = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if not problem_with(node)]
+    volumes = usable_volumes()
     if shown in volumes:
         return shown
     return volumes[0] if len(volumes) == 1 else None
@@ -502,6 +591,12 @@ def _device_line(event: dict) -> str:
     if "free_gb" in event:
         return _("GPU: {title}, {free:.0f} GB free").format(title=event["title"], free=event["free_gb"])
     return _("No GPU in use: {title}").format(title=event["title"])
+
+
+def _recognised(scan: dict) -> str:
+    """The contrast that was recognised and how probable that is; empty when it was said by hand."""
+    name, probability = scan.get("contrast"), scan.get("contrast_probability")
+    return _("{contrast} ({probability:.2f})").format(contrast=name, probability=probability) if probability else ""
 
 
 def _outcome_line(record: dict, count: int) -> str:
@@ -530,6 +625,6 @@ def _contrast_line(scan: dict, contrast: str | None) -> str:
         return ""
     if probability >= SURE:
         return _("Contrast: {contrast}.").format(contrast=name)
-    return _("Contrast assumed: {contrast}, probability {probability:.2f} (correct it under Advanced).").format(
+    return _("Contrast assumed: {contrast}, probability {probability:.2f} (correct it above).").format(
         contrast=name, probability=probability
     )

@@ -14,8 +14,8 @@ from slicer.i18n import tr as _
 from DISYRECore.errors import DisyreError
 from DISYRELib.checks import problem_with
 from DISYRELib.client import ENDINGS, WorkerClient
+from DISYRELib.study import contrast_of
 
-SCAN = "scan.nrrd"
 GONE = "The volume was deleted during the run; nothing was added to the scene."
 CHANGED = "The volume changed during the run, so the result was not added; detect again."
 CLOSED = "The scene was closed, so the detection was stopped."
@@ -30,6 +30,7 @@ class Settings:
         model: Id or folder, or ``auto``.
         method: None for the model's own.
         contrast: None to have it recognised.
+        further: More scans of the patient, taken together with the volume; contrasts as said in the panel.
         mask: None to have the brain found, ``stripped``, or a segmentation or label map node.
         device: ``auto``, ``cpu`` or ``cuda``.
         batch: Slices at a time.
@@ -39,6 +40,7 @@ class Settings:
     model: str = "auto"
     method: str | None = None
     contrast: str | None = None
+    further: tuple[slicer.vtkMRMLScalarVolumeNode, ...] = ()
     mask: str | slicer.vtkMRMLNode | None = None
     device: str = "auto"
     batch: int = 16
@@ -71,9 +73,10 @@ class Run:
         settings: Settings,
         listener: Callable[[dict], None],
     ) -> None:
-        if sentence := problem_with(volume):
+        self.volumes = (volume, *settings.further)
+        if sentence := next(filter(None, map(problem_with, self.volumes)), ""):
             raise DisyreError(sentence)
-        self.client, self.volume, self.listener = client, volume, listener
+        self.client, self.listener = client, listener
         self.folder, self.reason = _scratch(), ""
         self._observed: list[tuple[vtk.vtkObject, int]] = []
         try:
@@ -81,7 +84,7 @@ class Run:
         except Exception:
             self.close()
             raise
-        self._before = fingerprint(volume)
+        self._before = [fingerprint(one) for one in self.volumes]
         self._observe("StartCloseEvent", lambda *_args: self.stop(_(CLOSED)))
         self._observe("NodeAboutToBeRemovedEvent", self._on_removed)
         client.request(request, self._on_event)
@@ -91,20 +94,22 @@ class Run:
         self._observed.append((scene, scene.AddObserver(getattr(scene, event), slot)))
 
     def _request(self, settings: Settings) -> dict:
-        folder = Path(self.folder.name)
-        scan = folder / SCAN
-        export_volume(self.volume, scan)
+        folder, volume = Path(self.folder.name), self.volumes[0]
+        self._names = _file_names(settings, self.volumes)
+        for one, name in zip(self.volumes, self._names, strict=True):
+            export_volume(one, folder / name)
         mask = settings.mask or "auto"
         if not isinstance(mask, str):
-            mask = str(export_mask(settings.mask, self.volume, folder / "mask.nrrd"))
+            mask = str(export_mask(settings.mask, volume, folder / "mask.nrrd"))
         names = ("model", "method", "contrast", "device", "batch", "false_findings")
         chosen = {name: getattr(settings, name) for name in names}
-        files = {"input": str(scan), "output": str(folder), "mask": mask, "files": False, "arrays": True}
-        return {"command": "detect", **files, **chosen}
+        scan, *further = (str(folder / name) for name in self._names)
+        files = {"input": scan, "output": str(folder), "mask": mask, "files": False, "arrays": True}
+        return {"command": "detect", **files, "further": further, **chosen}
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_removed(self, _scene: slicer.vtkMRMLScene, _event: str, node: slicer.vtkMRMLNode) -> None:
-        if node is self.volume:
+        if node in self.volumes:
             self.stop(_(GONE))
 
     def stop(self, reason: str = "") -> None:
@@ -122,11 +127,25 @@ class Run:
     def _on_event(self, event: dict) -> None:
         if self.reason and event["event"] in ENDINGS:
             event = {"event": "cancelled", "message": self.reason}
-        elif event["event"] == "result" and fingerprint(self.volume) != self._before:
+        elif event["event"] == "result" and [fingerprint(one) for one in self.volumes] != self._before:
             event = {"event": "error", "kind": "changed", "message": _(CHANGED)}
         if event["event"] == "error":
-            event = {**event, "message": event["message"].replace(SCAN, self.volume.GetName())}
+            event = {**event, "message": self._with_names(event["message"])}
         self.listener(event)
+
+    def _with_names(self, message: str) -> str:
+        for volume, name in zip(self.volumes, self._names, strict=True):
+            message = message.replace(name, volume.GetName())
+        return message
+
+
+def _file_names(settings: Settings, volumes: tuple[slicer.vtkMRMLScalarVolumeNode, ...]) -> list[str]:
+    """A file for each scan; of a study, with the contrast that was said of it, which the worker reads there."""
+    said = [contrast_of(volume).word() for volume in volumes]
+    if len(volumes) == 1:
+        return ["scan.nrrd"]
+    said[0] = settings.contrast or said[0]
+    return [f"scan-{n}{'-' + word if word else ''}.nrrd" for n, word in enumerate(said, start=1)]
 
 
 def _scratch() -> tempfile.TemporaryDirectory:

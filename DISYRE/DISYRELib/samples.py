@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import slicer
+from slicer.i18n import tr as _
+
+from DISYRECore.errors import DisyreError
 
 if TYPE_CHECKING:
     from DISYRE import DISYRELogic
 
 CATEGORY, DEMO = "DISYRE", "DISYREDemo"
-SUGGESTED = ("MRBrainTumor1", "MRBrainTumor2")
+SUGGESTED = ("MRHead", "MRBrainTumor1", "MRBrainTumor2")
+QUESTION = "Slicer downloads the sample {name} (some MB) from its own server. Download it now?"
 
 
 def register(make_demo: Callable[[], slicer.vtkMRMLScalarVolumeNode], thumbnail: str) -> None:
@@ -59,3 +63,20 @@ def load_demo(logic: DISYRELogic) -> slicer.vtkMRMLScalarVolumeNode:
         if storage is not None:
             slicer.mrmlScene.RemoveNode(storage)
     return volume
+
+
+def download(name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """Asks, then has Slicer download and show one of its own samples; returns its volume.
+
+    Raises:
+        DisyreError: The user declined, or it could not be downloaded.
+    """
+    import SampleData
+
+    if not slicer.util.confirmOkCancelDisplay(_(QUESTION).format(name=name)):
+        raise DisyreError(_("Nothing was downloaded."))
+    try:
+        return SampleData.SampleDataLogic().downloadSample(name)
+    except Exception as error:  # whatever the network comes up with
+        sentence = _("{name} could not be downloaded ({reason}); check the network connection.")
+        raise DisyreError(sentence.format(name=name, reason=error)) from error

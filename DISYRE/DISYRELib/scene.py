@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from DISYRECore.detection.evidence import HealthyFindings
 
 SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
-RECORD, DROPPED = "DISYRE.Record", "DISYRE.Dropped"
+RECORD, DROPPED, NOTES = "DISYRE.Record", "DISYRE.Dropped", "DISYRE.Notes"
 OUTLINE_COLOUR = (0.0, 0.9, 1.0)
 OUTLINE_PIXELS = 2
 LEGEND_SIZE, LEGEND_FONT = (0.09, 0.3), 12
@@ -37,7 +37,9 @@ TERMINOLOGY = (
 )
 COLUMNS = {
     "number": "Finding",
+    "name": "Name",
     "side": "Side",
+    "region": "Region",
     "volume_ml": "Volume mL",
     "diameter_mm": "Longest mm",
     "evidence": "Evidence",
@@ -45,10 +47,29 @@ COLUMNS = {
     "shown_by": "Shown by",
     "peak": "Peak score",
     "mean": "Mean score",
+    "caution": "Caution",
+    "rejected": "Not an anomaly",
 }
 PLACE, KEPT = ("R mm", "A mm", "S mm"), "Kept"
-TEXTS, WHOLE = ("side", "shown_by"), ("number",)
+TEXTS, WHOLE = ("name", "side", "region", "shown_by", "caution"), ("number", "rejected")
 """Columns of the table node by the field of `Row` that they hold; those that are text, and those of whole numbers."""
+
+
+Place = tuple[float, float, float]
+"""A point in RAS mm without the parent transform, to tenths."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What somebody said about a finding.
+
+    Attributes:
+        name: Its name.
+        rejected: Whether it is no anomaly.
+    """
+
+    name: str = ""
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,10 @@ class Row:
         mean: Mean score inside.
         place: A point inside it, RAS mm without the parent transform.
         kept: Whether it is part of the segmentation.
+        region: One of `DISYRECore.detection.places.REGIONS`, about; empty in scenes of the version before.
+        caution: Why it is to be taken with care; empty without a reason.
+        name: Given by hand; empty otherwise.
+        rejected: Whether somebody said that it is no anomaly.
     """
 
     number: int
@@ -78,8 +103,12 @@ class Row:
     shown_by: str
     peak: float
     mean: float
-    place: tuple[float, float, float]
+    place: Place
     kept: bool = True
+    region: str = ""
+    caution: str = ""
+    name: str = ""
+    rejected: bool = False
 
 
 class Result:
@@ -165,6 +194,12 @@ class Result:
         if noted is None:
             return {row.place for row in rows_of(self) if not row.kept}
         return {rounded(place) for place in json.loads(noted)}
+
+    @property
+    def notes(self) -> dict[Place, Note]:
+        """What was said about findings, shown or not, by their place."""
+        noted = json.loads(self.score.GetAttribute(NOTES) or "[]")
+        return {rounded(place): Note(name, rejected) for place, name, rejected in noted}
 
 
 def results_of(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[Result]:
@@ -460,7 +495,8 @@ def rows_of(result: Result) -> list[Row]:
 def _read_row(table: vtk.vtkTable, index: int) -> Row:
     fields: dict[str, Any] = {field: _cell(table, index, name) for field, name in COLUMNS.items()}
     place = rounded(tuple(float(_cell(table, index, name)) for name in PLACE))
-    fields |= {"number": int(fields["number"]), "shown_by": fields["shown_by"] or ""}
+    fields |= {name: fields[name] or "" for name in TEXTS}
+    fields |= {"number": int(fields["number"]), "rejected": bool(fields["rejected"])}
     return Row(**fields, place=place, kept=bool(_cell(table, index, KEPT)))
 
 
@@ -540,6 +576,18 @@ def keep(result: Result, number: int, kept: bool) -> None:
     dropped = dropped - {place} if kept else dropped | {place}
     result.score.SetAttribute(DROPPED, json.dumps(sorted(dropped)))
     write_rows(result, [replace(row, kept=row.place not in dropped) for row in rows])
+
+
+def note(result: Result, number: int, changed: Note) -> None:
+    """Keeps what somebody says about a finding; one that is no anomaly is left out of the segmentation."""
+    place = next(row.place for row in rows_of(result) if row.number == number)
+    notes = {**result.notes, place: changed}
+    written = [(place, one.name, one.rejected) for place, one in sorted(notes.items(), key=lambda item: item[0])]
+    if changed.rejected != result.notes.get(place, Note()).rejected:
+        keep(result, number, not changed.rejected)
+    result.score.SetAttribute(NOTES, json.dumps(written))
+    rows = rows_of(result)
+    write_rows(result, [replace(row, **vars(changed)) if row.place == place else row for row in rows])
 
 
 def _fingerprint(segmentation: slicer.vtkMRMLSegmentationNode) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 import slicer
 
 from DISYRELib.options import Criteria
-from DISYRELib.scene import Result, Row, box_of, ijk_to_ras, is_edited, rounded, write_rows, write_segment
+from DISYRELib.scene import Note, Result, Row, box_of, ijk_to_ras, is_edited, rounded, write_rows, write_segment
 
 if TYPE_CHECKING:
     from DISYRECore.detection.findings import Components, Finding
+    from DISYRECore.detection.places import BrainExtent
     from DISYRECore.io.volume import Volume
 
 Found = tuple[np.ndarray, list[int], list[Row]]
@@ -46,11 +47,13 @@ class BrainPart:
         score: There.
         brain: (X, Y, Z) bool.
         corner: Where it begins in the grid of the result, (z, y, x).
+        extent: Of the brain.
     """
 
     score: ScoreMap
     brain: np.ndarray
     corner: list[int]
+    extent: BrainExtent
 
 
 class Search:
@@ -83,8 +86,7 @@ class Search:
         yield
         labels, findings = components.findings(criteria.border, criteria.smallest_ml, criteria.false_findings)
         yield
-        dropped, contrast = self.result.dropped, self.result.record.get("contrast") or ""
-        return labels.T, part.corner, [_row(finding, contrast, dropped) for finding in findings]
+        return labels.T, part.corner, _rows(self.result, findings, part.extent)
 
     def _brain_part(self) -> BrainPart:
         state = [_state_of(node) for node in (self.result.score, self.result.levels)]
@@ -114,17 +116,30 @@ def _affine(node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
 
 
 def _cut(result: Result) -> BrainPart:
+    from DISYRECore.detection.places import extent_of
+
     levels = slicer.util.arrayFromVolume(result.levels)
     box = box_of(levels)
     corner = [part.start for part in box]
     voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(result.score)[box].T)
     affine = _affine(result.score)
     affine[:, 3] = affine @ [*reversed(corner), 1]
-    return BrainPart(ScoreMap(voxels, affine), np.ascontiguousarray((levels[box] > 0).T), corner)
+    brain = np.ascontiguousarray((levels[box] > 0).T)
+    return BrainPart(ScoreMap(voxels, affine), brain, corner, extent_of(brain, affine))
 
 
-def _row(finding: Finding, contrast: str, dropped: set[tuple[float, float, float]]) -> Row:
-    place = rounded(finding.peak_ras)
+def _rows(result: Result, findings: list[Finding], extent: BrainExtent) -> list[Row]:
+    dropped, notes, contrast = result.dropped, result.notes, result.record.get("contrast") or ""
+    return [
+        _row(finding, contrast, place not in dropped, notes.get(place, Note()), extent)
+        for finding in findings
+        for place in [rounded(finding.peak_ras)]
+    ]
+
+
+def _row(finding: Finding, contrast: str, kept: bool, note: Note, extent: BrainExtent) -> Row:
+    from DISYRECore.detection.places import caution_about, region_of
+
     return Row(
         number=finding.label,
         side=finding.side,
@@ -135,6 +150,9 @@ def _row(finding: Finding, contrast: str, dropped: set[tuple[float, float, float
         shown_by=", ".join(finding.contrasts) or contrast,
         peak=finding.peak,
         mean=finding.mean,
-        place=place,
-        kept=place not in dropped,
+        place=rounded(finding.peak_ras),
+        kept=kept,
+        region=region_of(finding.centroid_ras, extent),
+        caution=caution_about(finding.centroid_ras, finding.volume_ml, extent),
+        **vars(note),
     )

@@ -56,25 +56,34 @@ class StudyTable:
         widget.connect("itemChanged(QTableWidgetItem*)", self._checked)
 
     def fill(
-        self, node: slicer.vtkMRMLScriptedModuleNode | None, volume: slicer.vtkMRMLScalarVolumeNode | None
+        self,
+        node: slicer.vtkMRMLScriptedModuleNode | None,
+        volume: slicer.vtkMRMLScalarVolumeNode | None,
+        recognised: str = "",
     ) -> None:
-        """Lists the scans of the scene; that which is examined is always checked."""
+        """Lists the scans of the scene; that which is examined is always checked.
+
+        Args:
+            node: The parameter node; None when there is none.
+            volume: The scan that is examined, or None.
+            recognised: Its contrast as it was recognised; empty as long as nobody looked.
+        """
         self._node, self._volumes = node, usable_volumes() if node is not None and volume is not None else []
         further = further_volumes(node, volume) if self._volumes else []
         blocked = self.widget.blockSignals(True)
         self.widget.setRowCount(len(self._volumes))
         for row, listed in enumerate(self._volumes):
             self.widget.setItem(row, 0, _box(listed.GetName(), listed is volume, listed in further))
-            self.widget.setCellWidget(row, 1, self._menu(listed))
+            self.widget.setCellWidget(row, 1, self._menu(listed, recognised if listed is volume else ""))
             self.widget.setRowHeight(row, ROW_PIXELS)
         self.widget.blockSignals(blocked)
         self.widget.setFixedHeight(ROW_PIXELS * min(len(self._volumes), MOST_ROWS) + 4)
         self.widget.visible = bool(self._volumes)
 
-    def _menu(self, volume: slicer.vtkMRMLScalarVolumeNode) -> qt.QComboBox:
+    def _menu(self, volume: slicer.vtkMRMLScalarVolumeNode, recognised: str) -> qt.QComboBox:
         menu = qt.QComboBox()
         for contrast in Contrast:
-            menu.addItem(contrast.label())
+            menu.addItem(recognised if recognised and contrast is Contrast.AUTOMATIC else contrast.label())
         menu.setCurrentIndex(list(Contrast).index(contrast_of(volume)))
         menu.setToolTip(_("Contrast of this scan; say it when it is recognised wrongly, everything depends on it."))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,9 @@ class ModuleManager(QObject):
         return SimpleNamespace(loadedModuleNames=self.modulesNames)
 
 
+VIEW_OF_LAYOUT = r'singletontag="(\w+)".*?"orientation"[^>]*>(\w+)<'
+
+
 class LayoutManager(QObject):
     """`slicer.app.layoutManager()` over the harness's views."""
 
@@ -114,6 +118,10 @@ class LayoutManager(QObject):
     def __init__(self, views: Any) -> None:
         super().__init__()
         self._views, self._layout = views, 3
+        self._node = slicer.vtkMRMLLayoutNode()
+
+    def layoutLogic(self) -> Any:
+        return SimpleNamespace(GetLayoutNode=lambda: self._node)
 
     def sliceViewNames(self) -> tuple[str, ...]:
         return tuple(self._views.slices)
@@ -136,7 +144,11 @@ class LayoutManager(QObject):
         return SimpleNamespace(threeDView=lambda: three_d, mrmlViewNode=lambda: view.node)
 
     def setLayout(self, layout: int) -> None:
+        """Makes the slice views of a layout that a module described."""
         self._layout = layout
+        if self._node.IsLayoutDescription(layout):
+            for tag, orientation in re.findall(VIEW_OF_LAYOUT, self._node.GetLayoutDescription(layout)):
+                self._views.add(tag, orientation)
         self.layoutChanged.emit(layout)
 
     def resetSliceViews(self) -> None:

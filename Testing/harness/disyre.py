@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DISYRE" / "DISYRE.py"
 PICTURES = ROOT / "runs" / "slicer"
 SEGMENT = "disyre_anomaly"
+HEALTHY = {"low": 0.05, "scans": 10, "evidence": [6.0, 5.0, 4.0, *[2.0] * 9, *[1.0] * 20]}
 BASELINE = {"method": "z-score", "device": "cpu", "mask": "stripped"}
 
 needs_slicer = pytest.mark.skipif(bool(harness.missing()), reason=harness.missing() or "present")
@@ -123,3 +124,35 @@ def whole(steps: Any) -> Any:
             next(steps)
         except StopIteration as stop:
             return stop.value
+
+
+def three_blobs(desktop: Any, widget: Any, folder: Path, **record: Any) -> tuple[Any, Any]:
+    """A volume and its result: cubes of score .9, the rarer the larger; `record` is added to what the worker says."""
+    from DISYRECore.apps.worker import to_levels
+    from DISYRELib import scene
+    from DISYRELib.search import Search
+
+    score, brain = np.zeros((40, 40, 40), np.float32), np.ones((40, 40, 40))
+    for corner, side in ((4, 6), (16, 4), (28, 3)):
+        score[corner : corner + side, corner : corner + side, corner : corner + side] = 0.9
+    volume = desktop.add_volume((score * 100 + 20).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]), "Blobs")
+    desktop.show(volume)
+    desktop.choose("inputSelector", volume)
+    arrays = {"score": str(folder / "score.npy"), "levels": str(folder / "levels.npy")}
+    np.save(arrays["score"], score)
+    np.save(arrays["levels"], to_levels(score, brain))
+    outcome = {"arrays": arrays, "levels": 100, "border": 0.5, "contrast": "FLAIR", "record": record}
+    result = whole(scene.import_steps(volume, outcome, None, None, False, []))
+    whole(Search(result).steps(widget.panel._criteria))
+    widget.panel.parameters.scoreVolume = result.score
+    widget.ui.reviewCollapsibleButton.collapsed = False
+    scene.show_in_views(result)
+    desktop.process()
+    return volume, result
+
+
+def column(desktop: Any, heading: str) -> list[str]:
+    """The texts below a heading of the table of findings."""
+    table = desktop.widget("findingsTable")
+    index = [table.horizontalHeaderItem(i).text() for i in range(table.columnCount)].index(heading)
+    return [table.item(row, index).text() for row in range(table.rowCount)]

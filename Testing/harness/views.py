@@ -170,11 +170,17 @@ class ThreeDView:
 
 
 class Views:
-    """The four-up layout."""
+    """The four-up layout, and the slice views of layouts that modules describe."""
 
     def __init__(self, app_logic: Any, size: tuple[int, int] = (400, 400)) -> None:
+        self._app_logic, self._size = app_logic, size
         self.slices = {name: SliceView(name, axis, size, app_logic) for name, axis in SLICES.items()}
         self.three_d = ThreeDView(size, app_logic)
+
+    def add(self, name: str, orientation: str) -> None:
+        """Makes a further slice view, if it is not there yet."""
+        if name not in self.slices:
+            self.slices[name] = SliceView(name, orientation, self._size, self._app_logic)
 
     def save(self, path: Path) -> None:
         """Writes Red, 3D, Green and Yellow side by side, as the four-up layout places them."""

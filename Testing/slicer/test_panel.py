@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from harness.disyre import (
     BASELINE,
+    HEALTHY,
     PICTURES,
     SEGMENT,
     ball,
     choose_ball,
+    column,
     detect,
     examine_ball,
     load,
@@ -25,6 +27,7 @@ from harness.disyre import (
     set_border,
     set_rarity,
     status,
+    three_blobs,
     wait_for_findings,
     whole,
 )
@@ -144,6 +147,9 @@ def check_pictures(desktop: Any, widget: Any, found: np.ndarray, volume: Any) ->
     from DISYRELib.scene import rows_of
 
     plain = desktop.views.slices["Red"]
+    assert desktop.widget("showSelector").currentText == "Outline"
+    assert not coloured(plain.pixels()).any()
+    desktop.pick("showSelector", "Heat map and outline")
     table = desktop.widget("findingsTable")
     table.cellClicked.emit(0, 2)
     desktop.process()
@@ -407,42 +413,8 @@ def rebind(widget: Any, **stored: str) -> None:
 # --- rarity
 
 
-HEALTHY = {"low": 0.05, "scans": 10, "evidence": [6.0, 5.0, 4.0, *[2.0] * 9, *[1.0] * 20]}
 RARITIES = ["1 in 90", "1 in 3", "1 a scan"]
 DOUBT = "The file name says T2, but the image looks like FLAIR."
-
-
-def three_blobs(desktop: Any, widget: Any, folder: Path, **record: Any) -> tuple[Any, Any]:
-    """A volume and its result: cubes of score .9, the rarer the larger; `record` is added to what the worker says."""
-    from DISYRELib import scene
-    from DISYRELib.search import Search
-
-    from DISYRECore.apps.worker import to_levels
-
-    score, brain = np.zeros((40, 40, 40), np.float32), np.ones((40, 40, 40))
-    for corner, side in ((4, 6), (16, 4), (28, 3)):
-        score[corner : corner + side, corner : corner + side, corner : corner + side] = 0.9
-    volume = desktop.add_volume((score * 100 + 20).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]), "Blobs")
-    desktop.show(volume)
-    desktop.choose("inputSelector", volume)
-    arrays = {"score": str(folder / "score.npy"), "levels": str(folder / "levels.npy")}
-    np.save(arrays["score"], score)
-    np.save(arrays["levels"], to_levels(score, brain))
-    outcome = {"arrays": arrays, "levels": 100, "border": 0.5, "contrast": "FLAIR", "record": record}
-    result = whole(scene.import_steps(volume, outcome, None, None, False, []))
-    whole(Search(result).steps(widget.panel._criteria))
-    widget.panel.parameters.scoreVolume = result.score
-    widget.ui.reviewCollapsibleButton.collapsed = False
-    scene.show_in_views(result)
-    desktop.process()
-    return volume, result
-
-
-def column(desktop: Any, heading: str) -> list[str]:
-    """The texts below a heading of the table of findings."""
-    table = desktop.widget("findingsTable")
-    index = [table.horizontalHeaderItem(i).text() for i in range(table.columnCount)].index(heading)
-    return [table.item(row, index).text() for row in range(table.rowCount)]
 
 
 def test_the_rarity_slider_filters_table_segment_and_report(desktop: Any, widget: Any, tmp_path: Path) -> None:
@@ -550,7 +522,7 @@ def test_a_scene_of_the_version_before_opens(desktop: Any, widget: Any, tmp_path
     assert desktop.widget("borderSlider").value == pytest.approx(0.4)
     assert widget.panel.parameters.falseFindings == 0.5
     assert widget.panel.result.default_border == result.record["border"] == 0.5
-    assert column(desktop, "Side") == ["left"]
+    assert column(desktop, "Place") == ["left"]
     assert column(desktop, "mm") == [""]
     assert not desktop.widget("raritySlider").isEnabled()
     assert widget.panel.parameters.parameterNode.GetParameter("threshold") == ""
@@ -591,8 +563,7 @@ def test_every_section_and_the_surface_can_be_looked_at(desktop: Any, widget: An
     surface = desktop.views.three_d.pixels()
     assert cyan(surface).sum() > 20
     desktop.views.three_d.save(PICTURES / "view_3d.png")
-    for name in ("outputsCollapsibleButton", "advancedCollapsibleButton"):
-        desktop.widget(name).collapsed = False
+    desktop.widget("advancedCollapsibleButton").collapsed = False
     desktop.click("checkButton")
     desktop.wait_until(lambda: not widget.logic.running)
     assert "torch" in desktop.widget("logText").plainText
@@ -600,8 +571,7 @@ def test_every_section_and_the_surface_can_be_looked_at(desktop: Any, widget: An
     desktop.click("releaseButton")
     assert not widget.logic.running
     assert widget.logic._client is None
-    for name in ("outputsCollapsibleButton", "advancedCollapsibleButton"):
-        desktop.widget(name).collapsed = True
+    desktop.widget("advancedCollapsibleButton").collapsed = True
 
 
 REVIEW_BUTTONS = ("resetBorderButton", "editButton", "copyButton", "exportButton", "reportButton")

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.disyre import ball, detect, examine_ball, needs_slicer, set_border, status
+from harness.disyre import ball, detect, needs_slicer, set_border, status
+from harness.disyre import examine_ball as examine
 
 pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
+
+
+def examine_ball(desktop: Any) -> tuple[Any, Any]:
+    """A ball and its result, shown as a heat map too."""
+    found = examine(desktop)
+    desktop.pick("showSelector", "Heat map and outline")
+    return found
 
 
 def heat_is_drawn(desktop: Any) -> bool:
@@ -189,7 +197,7 @@ def test_after_a_reload_key_and_scripts_use_the_new_code(desktop: Any, widget: A
     panel, classes = desktop.module.panel, sys.modules["DISYRE"]
     assert desktop.module is not widget
     before = panel.parameters.show
-    panel._shortcut.activated.emit()
+    panel._shortcuts[0].activated.emit()
     assert panel.parameters.show is not before
     offered = slicer.modules.disyre.logic().detect.__self__
     assert type(offered) is classes.DISYRELogic

@@ -1,0 +1,242 @@
+"""Reviewing: going from finding to finding, saying what they are, comparing, and the scans of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness.disyre import (
+    HEALTHY,
+    PICTURES,
+    ball,
+    choose_ball,
+    column,
+    detect,
+    examine_ball,
+    needs_slicer,
+    nodes,
+    segment_of,
+    set_rarity,
+    three_blobs,
+)
+
+pytestmark = [needs_slicer, pytest.mark.usefixtures("widget")]
+
+
+@pytest.fixture
+def blobs(desktop: Any, widget: Any, tmp_path: Path) -> tuple[Any, Any]:
+    """Three findings, all of them shown."""
+    volume, result = three_blobs(desktop, widget, tmp_path, healthy=HEALTHY)
+    set_rarity(desktop, 2.0)
+    return volume, result
+
+
+def offset() -> float:
+    import slicer
+
+    return float(slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed").GetSliceOffset())
+
+
+def test_buttons_and_keys_go_from_finding_to_finding(desktop: Any, widget: Any, blobs: Any) -> None:
+    from DISYRELib.scene import rows_of
+
+    heights = [row.place[2] for row in rows_of(blobs[1])]
+    table, (_, up, down) = desktop.widget("findingsTable"), widget.panel._shortcuts
+    steps = [lambda: desktop.click("nextButton"), down.activated.emit, down.activated.emit, down.activated.emit]
+    steps += [lambda: desktop.click("previousButton"), up.activated.emit, up.activated.emit]
+    for step, row in zip(steps, (0, 1, 2, 2, 1, 0, 0), strict=True):
+        step()
+        desktop.process()
+        assert table.currentRow() == row
+        assert offset() == pytest.approx(heights[row], abs=0.01)
+
+
+def test_the_current_finding_stays_current_when_the_list_changes(desktop: Any, widget: Any, blobs: Any) -> None:
+    desktop.widget("findingsTable").setCurrentCell(1, 1)
+    place = widget.panel.findings.current.place
+    set_rarity(desktop, 0.5)
+    assert widget.panel.findings.current.place == place
+    set_rarity(desktop, 0.1)
+    assert widget.panel.findings.current is None
+
+
+def test_a_finding_gets_a_name_and_a_verdict_that_are_kept(
+    desktop: Any, widget: Any, blobs: Any, tmp_path: Path
+) -> None:
+    import slicer
+
+    volume, result = blobs
+    before = int(segment_of(result, volume).sum())
+    table = desktop.widget("findingsTable")
+    table.item(1, 1).setText("Lesion of March")
+    table.setCurrentCell(1, 1)
+    desktop.click("rejectButton")
+    assert int(segment_of(result, volume).sum()) < before
+    set_rarity(desktop, 0.1)
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    desktop.clear()
+    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    desktop.process()
+    set_rarity(desktop, 2.0)
+    assert [text.removeprefix("! ") for text in column(desktop, "Place")][1] == "Lesion of March"
+    assert [table.item(row, 1).font().strikeOut() for row in range(3)] == [False, True, False]
+    table.setCurrentCell(1, 1)
+    desktop.click("rejectButton")
+    again = widget.panel.result
+    assert int(segment_of(again, again.input).sum()) == before
+    table.item(1, 1).setText("")
+    assert "," in column(desktop, "Place")[1]
+
+
+def test_places_and_cautions_are_said(desktop: Any, blobs: Any) -> None:
+    table = desktop.widget("findingsTable")
+    words = {word for text in column(desktop, "Place") for word in text.removeprefix("! ").split(", ")}
+    assert words <= {"left", "right", "midline", "cortical", "deep", "cerebellar", "brainstem"}
+    assert any("about" in table.item(row, 1).toolTip() for row in range(3))
+    for row in range(3):
+        assert table.item(row, 1).text().startswith("! ") == (
+            "most such findings are false" in table.item(row, 1).toolTip()
+        )
+
+
+def test_comparing_shows_three_views_and_leads_back(desktop: Any, widget: Any) -> None:
+    import slicer
+    from DISYRELib import compare
+
+    volume, result = examine_ball(desktop)
+    layouts, known = slicer.app.layoutManager(), nodes()
+    before = layouts.layout
+    desktop.click("compareButton")
+    composites = [slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceCompositeNode{tag}") for tag in compare.VIEWS]
+    shown = [slicer.mrmlScene.GetNodeByID(one.GetBackgroundVolumeID()) for one in composites]
+    assert shown[:2] == [volume, result.restored]
+    difference, scan, restored = (slicer.util.arrayFromVolume(node).astype(float) for node in (shown[2], *shown[:2]))
+    brain = slicer.util.arrayFromVolume(result.levels) > 0
+    np.testing.assert_allclose(difference[brain], (scan - restored)[brain], atol=1e-3)
+    assert not difference[~brain].any()
+    pictures = [desktop.views.slices[tag].pixels() for tag in compare.VIEWS]
+    assert all(picture.any() for picture in pictures)
+    desktop.click("compareButton")
+    assert layouts.layout == before
+    assert not [node for node in nodes() if node not in known and "Slice" not in node]
+    desktop.click("compareButton")
+    slicer.util.selectModule("SegmentEditor")
+    assert layouts.layout == before
+    slicer.util.selectModule("DISYRE")
+    desktop.click("compareButton")
+    desktop.clear()
+    assert layouts.layout == before
+    assert not desktop.widget("compareButton").checked
+
+
+def test_a_layout_that_was_chosen_meanwhile_is_kept(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    examine_ball(desktop)
+    before = slicer.app.layoutManager().layout
+    desktop.click("compareButton")
+    slicer.app.layoutManager().setLayout(6)
+    desktop.click("compareButton")
+    assert slicer.app.layoutManager().layout == 6
+    slicer.app.layoutManager().setLayout(before)
+
+
+# --- the study
+
+
+def test_one_volume_stays_one_click_and_a_loaded_one_is_taken_up(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    slicer.util.setSliceViewerLayers(background=None)
+    volume = ball(desktop, "First")
+    desktop.wait_until(lambda: widget.panel.parameters.inputVolume is volume)
+    assert desktop.widget("detectButton").text == "Detect anomalies"
+    ball(desktop, "Second")
+    desktop.wait_until(lambda: desktop.widget("studyTable").rowCount == 2)
+    assert widget.panel.parameters.inputVolume is volume
+
+
+def test_the_scans_of_a_study_are_checked_and_their_contrasts_said(
+    desktop: Any, widget: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import qt
+    import slicer
+
+    one, two = choose_ball(desktop, "One"), ball(desktop, "Two")
+    table = desktop.widget("studyTable")
+    desktop.wait_until(lambda: table.rowCount == 2)
+    assert [table.item(row, 0).text() for row in range(2)] == ["One", "Two"]
+    assert not table.item(0, 0).flags() & qt.Qt.ItemIsUserCheckable
+    table.item(1, 0).setCheckState(qt.Qt.Checked)
+    table.cellWidget(1, 1).setCurrentIndex(1)
+    assert desktop.widget("detectButton").text == "Detect anomalies in 2 scans"
+    desktop.grab(PICTURES / "panel_study.png", 350)
+    sent: list[dict] = []
+    monkeypatch.setattr(widget.logic.client, "request", lambda request, listener: sent.append(request))
+    desktop.click("detectButton")
+    (request,) = sent
+    assert Path(request["input"]).name == "scan-1.nrrd"
+    assert [Path(path).name for path in request["further"]] == ["scan-2-T1.nrrd"]
+    assert Path(request["further"][0]).is_file()
+    slicer.mrmlScene.RemoveNode(two)
+    assert "deleted" in widget.logic.detection.run.reason
+    widget.logic.close()
+    assert widget.panel.parameters.inputVolume is one
+
+
+def test_a_study_comes_back_with_its_scene(desktop: Any, widget: Any, tmp_path: Path) -> None:
+    import qt
+    import slicer
+
+    choose_ball(desktop, "One")
+    ball(desktop, "Two")
+    table = desktop.widget("studyTable")
+    desktop.wait_until(lambda: table.rowCount == 2)
+    table.item(1, 0).setCheckState(qt.Qt.Checked)
+    table.cellWidget(0, 1).setCurrentIndex(3)
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    desktop.clear()
+    assert table.rowCount == 0
+    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    desktop.wait_until(lambda: table.rowCount == 2)
+    assert desktop.widget("detectButton").text == "Detect anomalies in 2 scans"
+    assert table.cellWidget(0, 1).currentText == "FLAIR"
+
+
+# --- samples and files
+
+
+def test_real_samples_are_offered_and_asked_for(desktop: Any, widget: Any) -> None:
+    import qt
+
+    actions = desktop.widget("sampleButton").menu().actions()
+    assert [action.text for action in actions] == [
+        f"{n} (download)" for n in ("MRHead", "MRBrainTumor1", "MRBrainTumor2")
+    ]
+    with desktop.answering(qt.QMessageBox.Cancel) as asked:
+        actions[0].trigger()
+        desktop.process()
+    assert "MRHead" in asked[0]
+    assert desktop.widget("statusLabel").text == "Nothing was downloaded."
+
+
+def test_the_report_is_printed_and_the_table_exported(desktop: Any, widget: Any, blobs: Any, tmp_path: Path) -> None:
+    from DISYRELib.export import export_images, save_report
+
+    save_report(widget.logic, blobs[1], str(tmp_path / "report ü.pdf"), widget.panel._criteria)
+    assert (tmp_path / "report ü.pdf").read_bytes()[:5] == b"%PDF-"
+    assert (tmp_path / "report ü.pdf").stat().st_size > 5000
+    assert "findings.csv" in export_images(blobs[1], str(tmp_path))
+    assert len((tmp_path / "findings.csv").read_text().splitlines()) == 4
+
+
+def test_detecting_again_leaves_the_comparison(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    examine_ball(desktop)
+    before = slicer.app.layoutManager().layout
+    desktop.click("compareButton")
+    detect(desktop)
+    assert slicer.app.layoutManager().layout == before
