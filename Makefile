@@ -4,7 +4,7 @@ SLICER_CORE ?= 5.13.31053.0
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slicer test-slow lint wheel docs benchmark clean
+.PHONY: demo test test-slicer test-slow fuzz lint wheel docs benchmark clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ test-slicer: $(VENV)/.ready-slicer
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/.ready
+	PYTHONPATH=.:Testing $(BIN)/python -W ignore Testing/fuzz.py $(FILES) $(SEED)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from DISYRECore.io.grid import Grid
 from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
 from DISYRECore.preprocessing.brain_mask import BrainMask, find_brain
 from DISYRECore.preprocessing.contrast import READ_AS, ContrastEstimate, contrast_of
+from DISYRECore.preprocessing.doubt import doubts
 from DISYRECore.synthesis.intensity import brain_scale, expand
 
 THICK_MM = 3.5
@@ -162,7 +163,7 @@ def prepare(
         intensities=intensities,
         brain=brain,
         contrast=READ_AS.get(estimate.contrast, estimate.contrast),
-        flags=[*scan.notes, *brain.flags, *_flags(scan, estimate)],
+        flags=[*scan.notes, *brain.flags, *_flags(scan, estimate), *doubts(canonical, brain.mask, estimate.contrast)],
         estimate=estimate,
     )
 

@@ -1,0 +1,105 @@
+"""What makes a scan doubtful, as far as it can be measured: ghosts, uneven slices, voids.
+
+Thresholds are chosen on healthy heads and on scans made bad on purpose; `docs/limits.md` has the figures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from DISYRECore.io.volume import Volume
+
+COARSE_MM = 3.0
+
+GHOST = 0.04
+"""Of the brain's median, by which air beside the head is brighter along one axis than along the other."""
+
+HEAD_SHARE, AIR_MM = 0.2, 8.0
+"""Signal of the head, as a share of the brain's median; and how far from it air begins."""
+
+UNEVEN_SLICE, LEAST_AREA = 0.12, 0.3
+"""By which share a slice differs from its neighbours; slices with less of the largest area do not count."""
+
+VOID_SHARE, VOID_ML, NEAR_MM = 0.05, 5.0, 12.0
+"""Signal of nothing, as a share of the brain's median; the least volume of a void; how wide a gap in the mask is."""
+
+
+def doubts(scan: Volume, mask: np.ndarray, contrast: str) -> list[str]:
+    """Sentences on what was measured in a canonical scan and its brain mask (X, Y, Z) bool."""
+    measured = (ghosts(scan, mask), uneven_slices(scan, mask), "" if contrast == "FLAIR" else void(scan, mask))
+    return [sentence for sentence in measured if sentence]
+
+
+def ghosts(scan: Volume, mask: np.ndarray) -> str:
+    """A sentence where the air beside the head repeats it, as motion and flow do along the phase-encoding axis."""
+    share = ghost_share(scan, mask)
+    if share < GHOST:
+        return ""
+    return f"Ghosts lie in the air beside the head ({100 * share:.0f} % of the brain's signal): motion is likely."
+
+
+def ghost_share(scan: Volume, mask: np.ndarray) -> float:
+    """How much brighter air is along one axis from the brain than along the others, over the brain's median.
+
+    0 where there is too little air; air that was set to a constant has no ghosts.
+    """
+    voxels, brain, spacing = _coarse(scan, mask)
+    median = float(np.median(voxels[brain]))
+    head = ndimage.binary_fill_holes(voxels > HEAD_SHARE * median)
+    distance = ndimage.distance_transform_edt(~ndimage.binary_opening(head), sampling=spacing)
+    air = distance > AIR_MM
+    beside = [air & brain.any(axis, keepdims=True) for axis in range(3)]
+    means = [float(voxels[one].mean()) for one in beside if one.sum() > 0.005 * air.size]
+    return (max(means) - min(means)) / median if len(means) > 1 and median > 0 else 0.0
+
+
+def uneven_slices(scan: Volume, mask: np.ndarray) -> str:
+    """A sentence where a slice is brighter or darker than its neighbours, as motion between 2D slices makes it."""
+    jump = slice_jump(scan, mask)
+    if jump < UNEVEN_SLICE:
+        return ""
+    return (
+        f"The brightness of neighbouring slices differs by {100 * jump:.0f} %: motion or a fault of the scan is likely."
+    )
+
+
+def slice_jump(scan: Volume, mask: np.ndarray) -> float:
+    """Largest deviation of the mean brain signal of a slice from its neighbours, relative, over all axes."""
+    return max(_jump(np.moveaxis(scan.voxels, axis, 0), np.moveaxis(mask, axis, 0)) for axis in range(3))
+
+
+def _jump(voxels: np.ndarray, mask: np.ndarray) -> float:
+    area = mask.sum(axis=(1, 2))
+    means = np.where(mask, voxels, 0).sum(axis=(1, 2), dtype=float) / np.maximum(area, 1)
+    around = (means[:-2] + means[2:]) / 2
+    counts = np.minimum(np.minimum(area[:-2], area[1:-1]), area[2:]) > LEAST_AREA * area.max()
+    jumps = np.abs(means[1:-1] - around)[counts] / np.maximum(around[counts], 1e-9)
+    return float(jumps.max()) if jumps.size else 0.0
+
+
+def void(scan: Volume, mask: np.ndarray) -> str:
+    """A sentence where a part of the brain, or a gap at its surface, gives no signal, as metal makes it."""
+    ml = void_ml(scan, mask)
+    return (
+        f"{ml:.0f} mL in or at the brain give no signal: metal or missing data hide what is there."
+        if ml > VOID_ML
+        else ""
+    )
+
+
+def void_ml(scan: Volume, mask: np.ndarray) -> float:
+    """Volume in mL of the largest part without signal within the brain mask and its gaps."""
+    voxels, brain, spacing = _coarse(scan, mask)
+    median, low = float(np.median(voxels[brain])), min(float(voxels.min()), 0.0)
+    inside = ndimage.distance_transform_edt(~np.pad(brain, 8), sampling=spacing) < NEAR_MM
+    hull = ndimage.distance_transform_edt(inside, sampling=spacing)[8:-8, 8:-8, 8:-8] > NEAR_MM
+    parts, count = ndimage.label((hull | brain) & (voxels - low < VOID_SHARE * (median - low)))
+    return float(np.bincount(parts.ravel())[1:].max() * spacing.prod() / 1000) if count else 0.0
+
+
+def _coarse(scan: Volume, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every nth voxel, so that they are at most about `COARSE_MM` apart: scan, mask and spacing in mm."""
+    step = [max(1, int(COARSE_MM / spacing)) for spacing in scan.spacing_mm]
+    take = tuple(slice(None, None, n) for n in step)
+    return scan.voxels[take], mask[take], np.multiply(scan.spacing_mm, step)
