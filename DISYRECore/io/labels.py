@@ -40,6 +40,47 @@ _TWINS = {
 _WHITE_MATTER_LESION = 25
 
 
+_BRAIN_COLOR = {
+    1: 24, 4: 14, 11: 15, 23: 26, 30: 26, 31: 18, 32: 18, 35: 16, 36: 11, 37: 11, 38: 8, 39: 8, 40: 7, 41: 7, 44: 2,
+    45: 2, 46: 24, 47: 17, 48: 17, 49: 5, 50: 5, 51: 4, 52: 4, 55: 13, 56: 13, 57: 12, 58: 12, 59: 10, 60: 10,
+    61: 28, 62: 28, 63: 30, 64: 30, 69: 85, 71: 8, 72: 8, 73: 8, 75: 3, 76: 3, **dict.fromkeys(range(81, 96), 2),
+    **dict.fromkeys(range(100, 208), 3),
+}  # fmt: skip
+"""Labels of BrainCOLOR and of MUSE, which divides its white matter (81 to 95), in those of FreeSurfer, sides merged."""
+
+_PARCELS = ((251, 256, 2), (1000, 1036, 3), (2000, 2036, 42), (3000, 3036, 2), (4000, 4036, 41), (5001, 5003, 2))
+"""Parcels of FreeSurfer (from, to, label): corpus callosum, cortex and white matter of both sides, deep white."""
+
+MANY = 40
+"""Cortical regions from which on a label map is one of parcels."""
+
+
+def to_freesurfer(labels: np.ndarray) -> np.ndarray:
+    """Brings a label map to the labels of FreeSurfer without parcels.
+
+    Known are FreeSurfer itself, with parcels of cortex and white matter or without, SynthSeg, and BrainCOLOR with its
+    relatives MUSE and DLMUSE.
+
+    Args:
+        labels: Integers from 0 to `LARGEST_LABEL`, any shape.
+
+    Raises:
+        ValueError: The labels are of another scheme, such as GIF, or there is no white matter or no cortex.
+    """
+    present = np.unique(labels)
+    table = np.arange(max(int(present[-1]), 999) + 1)
+    if ((present >= 100) & (present < 208)).sum() >= MANY:
+        if not set(present.tolist()) <= {0, *_BRAIN_COLOR}:
+            raise ValueError("unknown scheme")
+        table[list(_BRAIN_COLOR)] = list(_BRAIN_COLOR.values())
+    for first, end, label in _PARCELS:
+        table[first:end] = label
+    known = table[labels]
+    if not all(np.isin(tissue, known).any() for tissue in (CEREBRAL_WHITE, CEREBRAL_CORTEX)):
+        raise ValueError("no white matter or no cortex")
+    return known
+
+
 def merge_sides(labels: np.ndarray) -> np.ndarray:
     """Gives right-hemisphere labels the value of their left twin, and lesions that of white matter.
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.labels import FIRST_HEAD_LABEL, LARGEST_LABEL, brain_tissue, merge_sides
+from DISYRECore.io.labels import FIRST_HEAD_LABEL, LARGEST_LABEL, brain_tissue, merge_sides, to_freesurfer
 from DISYRECore.io.read import read_volume
 from DISYRECore.io.volume import Volume, to_canonical
 from DISYRECore.synthesis.atrophy import draw_widening, widened
@@ -104,9 +104,14 @@ def load_anatomies(
 def _head_labels(volume: Volume) -> np.ndarray:
     """Labels with sides merged, axes (Z, Y, X), uint16."""
     labels = np.rint(volume.voxels).astype(np.int64).T
-    if labels.min() < 0 or labels.max() > LARGEST_LABEL or not brain_tissue(labels).any():
-        raise DisyreError(f"{Path(volume.source).name} is no label map of a head; give FreeSurfer or SynthSeg labels.")
-    return merge_sides(labels).astype(np.uint16)
+    try:
+        if labels.min() < 0 or labels.max() > LARGEST_LABEL:
+            raise ValueError("no labels")
+        return merge_sides(to_freesurfer(labels)).astype(np.uint16)
+    except ValueError as error:
+        name = Path(volume.source).name
+        known = "FreeSurfer, SynthSeg, BrainCOLOR or DLMUSE"
+        raise DisyreError(f"{name} is no label map of a head that is known; give labels of {known}.") from error
 
 
 def _centred(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
