@@ -27,7 +27,7 @@ from DISYRECore.training.config import TrainingConfig
 
 CHECKPOINT, PROGRESS, LOG = "checkpoint.safetensors", "progress.json", "log.jsonl"
 
-FIXED = ("name", "task", "seed", "spacing_mm", "modality", "start", "optimiser")
+FIXED = ("name", "task", "seed", "spacing_mm", "modality", "images", "start", "optimiser")
 """Fields of the config that a run which resumes cannot change."""
 
 

@@ -21,6 +21,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import load_model, save_model
+from DISYRECore.training.ahead import Ahead
 from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, tidy
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.control import PAUSE, RESUME, STOP, Control
@@ -76,6 +77,7 @@ class Trainer:
         if self.rank == 0:
             tidy(out, self.step)
         self.parallel = DistributedDataParallel(network) if self.world > 1 else network
+        self.ahead = Ahead(self.world)
         self.control = Control(out)
         self.reporter = Reporter(config, out, emit) if self.rank == 0 else None
 
@@ -127,7 +129,8 @@ class Trainer:
         return "finished"
 
     def close(self) -> None:
-        """Leaves the group of processes, where there is one; the trained network stays."""
+        """Leaves the group of processes, where there is one, and makes no more batches; the trained network stays."""
+        self.ahead.close()
         self.parallel = self.state.network
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -140,7 +143,8 @@ class Trainer:
         """
         began, config = time.process_time(), self.config
         task = self._task_at(self.step)
-        batch = task.make(self.stage.batch // self.world, config.seed + self.step * self.world + self.rank + 1)
+        seed = config.seed + self.step * self.world + self.rank + 1
+        batch = self.ahead.take(task, self.stage.batch // self.world, seed)
         self.state.network.zero_grad(set_to_none=True)
         loss, parts = task.loss(self.parallel, batch)
         loss.backward()
