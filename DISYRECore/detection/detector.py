@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -29,6 +29,8 @@ from DISYRECore.detection.findings import Finding, label_findings
 from DISYRECore.detection.runner import Progress, VolumeRestorer, silent
 from DISYRECore.detection.site_calibration import SiteCalibration, load_site
 from DISYRECore.errors import DisyreError
+from DISYRECore.io.files import short_name
+from DISYRECore.io.labels import is_label_map
 from DISYRECore.io.volume import Volume
 from DISYRECore.methods import find_method
 from DISYRECore.methods.base import Restoration
@@ -82,6 +84,21 @@ class Detection:
     border: float
     record: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Volume] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan that no network has seen yet.
+
+    Attributes:
+        scan: As read.
+        brain: On the model grid.
+        seconds: What each stage took.
+    """
+
+    scan: Volume
+    brain: PreparedBrain
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -281,26 +298,37 @@ class Detector:
         odds = brain.log_odds_to_native(log_odds(score))
         return Volume((sigmoid(odds.voxels) * brain.native_mask).astype(np.float32), odds.affine)
 
-    def read(
+    def prepare(
         self,
         scan: Volume | Path | str,
-        clock: Clock,
         mask: np.ndarray | Path | str | None = None,
         contrast: str | None = None,
-    ) -> Reading:
-        """Reads, prepares and restores a scan; see `detect`."""
+        progress: Progress = silent,
+    ) -> Prepared:
+        """Reads and prepares a scan, which may go on in a thread beside `detect`; see there.
+
+        Raises:
+            DisyreError: The scan cannot be used; of kind ``labels``: it is a label map.
+        """
+        clock = Clock(progress)
         with clock("read"):
             volume = scan if isinstance(scan, Volume) else self.modality.read(scan)
+            _check_no_labels(volume)
             given = self.modality.read_mask(mask, volume.grid) if isinstance(mask, (str, Path)) else mask
         with clock("prepare"):
             brain = self.modality.prepare(volume, self.spacing_mm, given, contrast)
+        return Prepared(volume, brain, clock.seconds)
+
+    def read(self, prepared: Prepared, clock: Clock) -> Reading:
+        """Restores a prepared scan."""
+        clock.add(prepared.seconds)
         with clock("restore"):
-            made, warnings = self.restoration(brain, clock.progress)
-        return Reading(volume, brain, made, [*warnings, *self.doubts(brain)])
+            made, warnings = self.restoration(prepared.brain, clock.progress)
+        return Reading(prepared.scan, prepared.brain, made, [*warnings, *self.doubts(prepared.brain)])
 
     def detect(
         self,
-        scan: Volume | Path | str,
+        scan: Volume | Path | str | Prepared,
         *,
         mask: np.ndarray | Path | str | None = None,
         border: float | None = None,
@@ -312,7 +340,8 @@ class Detector:
         """Finds anomalies in one scan.
 
         Args:
-            scan: A volume, or a file that the modality reads.
+            scan: A volume, a file that the modality reads, or what `prepare` made of one, then without mask and
+                contrast.
             mask: Brain mask, a bool array on the scan's grid or a file; found when None.
             border: Display score above which findings are drawn, in [0, 1]; the model's own when None.
             false_findings: Findings per healthy scan that are accepted.
@@ -324,7 +353,8 @@ class Detector:
             DisyreError: The scan cannot be used.
         """
         clock = Clock(progress)
-        reading = self.read(scan, clock, mask, contrast)
+        prepared = scan if isinstance(scan, Prepared) else self.prepare(scan, mask, contrast, progress)
+        reading = self.read(prepared, clock)
         brain = reading.brain
         with clock("map back"):
             score = self.native_score(brain, reading.made.score)
@@ -461,6 +491,12 @@ def sigmoid(odds: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-odds))
 
 
+def _check_no_labels(scan: Volume) -> None:
+    if is_label_map(scan.voxels):
+        name = short_name(scan.source)
+        raise DisyreError(f"{name} is a mask or a label map, not a scan; give the scan that it belongs to.", "labels")
+
+
 def _as_it_is(score: Tensor) -> Tensor:
     return score
 
@@ -477,7 +513,12 @@ class Clock:
         self.progress(stage, 0.0)
         start = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - start
+        self.add({stage: time.perf_counter() - start})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Counts what stages took elsewhere, or took again."""
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
 
 
 def smooth(score: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from DISYRECore.detection.detector import Clock, Detection, Detector, Reading, restored_scan, sigmoid
+from DISYRECore.detection.detector import Clock, Detection, Detector, Prepared, Reading, restored_scan, sigmoid
 from DISYRECore.detection.evidence import DEFAULT_FALSE_FINDINGS, HealthyFindings
 from DISYRECore.detection.findings import Finding, component_evidence
 from DISYRECore.detection.runner import Progress, silent
@@ -125,9 +125,42 @@ def _mean_around(odds: np.ndarray, covered: np.ndarray, spacing_mm: Sequence[flo
     return ndimage.gaussian_filter(above, sigma) / np.maximum(weight, 0.05) + LEAST_ODDS
 
 
+@dataclass(frozen=True)
+class PreparedStudy:
+    """The scans of a study that no network has seen yet.
+
+    Attributes:
+        scans: By the names of their files.
+        warnings: Which were left out, and why.
+    """
+
+    scans: tuple[tuple[str, Prepared], ...]
+    warnings: tuple[str, ...]
+
+
+def prepare_study(detector: Detector, scans: Sequence[Path | str], progress: Progress = silent) -> PreparedStudy:
+    """Reads and prepares the scans of one patient, which may go on in a thread beside `detect_study`; see there.
+
+    Raises:
+        DisyreError: No scan can be used, or the method gives no probabilities.
+    """
+    if not detector.gives_probabilities:
+        raise DisyreError("A study needs a method whose scores are probabilities; use the default method.")
+    usable, warnings = list[tuple[str, Prepared]](), list[str]()
+    for path in scans:
+        name = Path(path).name
+        try:
+            usable.append((name, detector.prepare(path, progress=progress)))
+        except DisyreError as error:
+            warnings.append(f"{name} was left out: {error}")
+    if not usable:
+        raise DisyreError(" ".join(["No scan of the study can be used.", *warnings]))
+    return PreparedStudy(tuple(usable), tuple(warnings))
+
+
 def detect_study(
     detector: Detector,
-    scans: Sequence[Path | str],
+    scans: Sequence[Path | str] | PreparedStudy,
     *,
     border: float | None = None,
     false_findings: float = DEFAULT_FALSE_FINDINGS,
@@ -138,7 +171,8 @@ def detect_study(
 
     Args:
         detector: With a method whose scores are probabilities.
-        scans: Files of one patient; of two scans of one contrast the finer one counts.
+        scans: Files of one patient, or what `prepare_study` made of them; of two scans of one contrast the finer one
+            counts.
         border, false_findings, smallest_ml, progress: As for `Detector.detect`.
 
     Returns:
@@ -147,10 +181,9 @@ def detect_study(
     Raises:
         DisyreError: No scan can be used, or the method gives no probabilities.
     """
-    if not detector.gives_probabilities:
-        raise DisyreError("A study needs a method whose scores are probabilities; use the default method.")
-    clock, warnings = Clock(progress), list[str]()
-    readings = _read_all(detector, scans, clock, warnings)
+    study = scans if isinstance(scans, PreparedStudy) else prepare_study(detector, scans, progress)
+    clock, warnings = Clock(progress), list(study.warnings)
+    readings = [(name, detector.read(scan, clock)) for name, scan in study.scans]
     reference = readings[0][1]
     with clock("register"):
         placed = [scan for name, one in readings if (scan := _placed(reference, name, one, warnings)) is not None]
@@ -172,21 +205,6 @@ def detect_study(
     findings = [replace(f, contrasts=_showing(f, made.labels, parts, detector)) for f in made.findings]
     record = made.record | {"study": [_record(scan) for scan in placed]}
     return replace(made, findings=findings, record=record, parts=parts)
-
-
-def _read_all(
-    detector: Detector, scans: Sequence[Path | str], clock: Clock, warnings: list[str]
-) -> list[tuple[str, Reading]]:
-    readings = []
-    for path in scans:
-        name = Path(path).name
-        try:
-            readings.append((name, detector.read(path, clock)))
-        except DisyreError as error:
-            warnings.append(f"{name} was left out: {error}")
-    if not readings:
-        raise DisyreError(" ".join(["No scan of the study can be used.", *warnings]))
-    return readings
 
 
 def _placed(reference: Reading, name: str, reading: Reading, warnings: list[str]) -> StudyScan | None:

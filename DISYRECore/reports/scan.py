@@ -121,6 +121,27 @@ def write_report(
     write_text(html_page(title, _STYLE, body), path)
 
 
+def write_thumbnail(
+    path: Path,
+    *,
+    image: Volume,
+    score: Volume,
+    brain_mask: np.ndarray,
+    labels: np.ndarray,
+    findings: Sequence[Finding],
+    border: float,
+) -> None:
+    """Writes a small PNG: the axial slice through the first finding, or the middle one; arguments as `write_report`."""
+    scene = _scene(image, score, None, brain_mask, labels, border, 1.0)
+    index = _voxel_at(scene, findings[0].peak_ras)[AXIAL] if findings else scene.image.shape[AXIAL] // 2
+    cut = _slice(scene, AXIAL, index)
+    picture = Image.fromarray(np.ascontiguousarray(cut.image)).convert("RGBA")
+    picture.alpha_composite(Image.fromarray(np.ascontiguousarray(_HEAT_COLOURS[cut.heat])))
+    scale = OVERVIEW_PIXELS / max(cut.width_mm, cut.height_mm)
+    size = max(round(cut.width_mm * scale), 1), max(round(cut.height_mm * scale), 1)
+    picture.convert("RGB").resize(size).save(path, "PNG")
+
+
 # --- what there is to draw
 
 

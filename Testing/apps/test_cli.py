@@ -26,7 +26,7 @@ from DISYRECore.synthesis.test_set import synthesise_case
 
 ANATOMY = ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"
 IMAGES = ("score", "anomalies", "restored", "brain_mask")
-FILES = {*(f"{name}.nii.gz" for name in IMAGES), "findings.csv", "report.html", "run.json"}
+FILES = {*(f"{name}.nii.gz" for name in IMAGES), "findings.csv", "report.html", "run.json", "thumbnail.png"}
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +148,14 @@ def test_numbers_that_mean_nothing_are_refused(option, scan, tmp_path, capsys):
 
 
 def test_several_inputs_are_a_list_of_scans(scan, tmp_path):
-    other = tmp_path / "other.nii.gz"
-    other.write_bytes(scan.read_bytes())
-    assert main(["detect", str(scan), str(other), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 0
+    first, other = tmp_path / "in" / "scan.nii.gz", tmp_path / "in" / "deep" / "other.nii.gz"
+    other.parent.mkdir(parents=True)
+    for copy in (first, other):
+        copy.write_bytes(scan.read_bytes())
+    assert main(["detect", str(first), str(other), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 0
     with (tmp_path / "out" / "summary.csv").open() as file:
-        assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("scan", "ok"), ("other", "ok")]
-    assert {path.name for path in (tmp_path / "out" / "other").iterdir()} == FILES
+        assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [("scan", "ok"), ("deep/other", "ok")]
+    assert {path.name for path in (tmp_path / "out" / "deep" / "other").iterdir()} == FILES
 
 
 def test_one_missing_input_of_several_is_named_before_computing(scan, tmp_path, capsys):
@@ -165,7 +167,9 @@ def test_one_missing_input_of_several_is_named_before_computing(scan, tmp_path, 
 
 def test_a_mask_goes_with_one_scan(scan, tmp_path, capsys):
     arguments = ["--method", "z-score", "--mask", str(scan)]
-    assert main(["detect", str(scan), str(scan), "-o", str(tmp_path / "out"), *arguments]) == 2
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(scan.read_bytes())
+    assert main(["detect", str(scan), str(other), "-o", str(tmp_path / "out"), *arguments]) == 2
     assert "--mask goes with one scan" in capsys.readouterr().err
 
 
@@ -216,7 +220,7 @@ def test_a_given_mask_is_used(case, scan, tmp_path):
 
 def test_a_dicom_folder_gives_the_same_as_the_nifti_and_no_names(case, result, tmp_path):
     rounded = Volume(np.rint(case.scan.voxels).astype(np.uint16), case.scan.affine)
-    series = write_dicom(tmp_path / "DOE^JOHN", rounded)
+    series = write_dicom(tmp_path / "series", rounded)
     assert main(["detect", str(series), "-o", str(tmp_path / "out")]) == 0
     dicom = to_canonical(read_volume(tmp_path / "out" / "score.nii.gz"))
     nifti = to_canonical(read_volume(result / "score.nii.gz"))

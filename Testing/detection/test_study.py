@@ -15,14 +15,14 @@ import torch
 from scipy.spatial.transform import Rotation
 from support import save_tiny
 
+from DISYRECore.apps.cases import find_cases
 from DISYRECore.apps.cli import main
-from DISYRECore.apps.cohort import find_studies
 from DISYRECore.detection.detector import Detector
 from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.detection.runner import Progress, silent
 from DISYRECore.detection.study import detect_study, fuse, set_name
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.read import read_volume
+from DISYRECore.io.read import find_scans, read_volume
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.io.write import write_volume
 from DISYRECore.methods.base import Restoration
@@ -345,7 +345,7 @@ def ask(detector: Detector, tmp_path: Path) -> Ask:
 def test_a_study_by_command_line_writes_one_set_of_results(ask: Ask, patient: Patient, tmp_path: Path) -> None:
     assert ask(*written(tmp_path / "in", T1=patient["T1"], FLAIR=moved(patient["FLAIR"]))) == 0
     images = ("score", "score_T1", "score_FLAIR", "anomalies", "restored", "brain_mask")
-    expected = {*(f"{name}.nii.gz" for name in images), "findings.csv", "report.html", "run.json"}
+    expected = {*(f"{name}.nii.gz" for name in images), "findings.csv", "report.html", "run.json", "thumbnail.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     for name in images:
         assert read_volume(tmp_path / "out" / f"{name}.nii.gz").shape == patient["T1"].shape
@@ -368,7 +368,7 @@ def test_a_folder_of_subjects_is_a_list_of_studies_and_goes_on_after_a_bad_one(
     rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
     assert [(row["case"], row["status"]) for row in rows] == [("sub-1", "failed"), ("sub-2", "ok")]
     assert set(rows[1]["contrast"].split()) == {"T1", "FLAIR"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"summary.csv", "sub-2"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"summary.csv", "index.html", "sub-2"}
     assert "disyre: sub-1: No scan of the study can be used." in capsys.readouterr().err
 
 
@@ -393,11 +393,16 @@ def test_studies_are_found_by_folder_and_by_subject_and_session(tmp_path: Path) 
         path = tmp_path / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = {name: len(scans) for name, scans in find_studies([tmp_path]).items()}
-    assert found == {"sub-01_ses-1": 2, "sub-01_ses-2": 1, "sub-02": 1, "other": 2}
-    assert {name: len(scans) for name, scans in find_studies([tmp_path / "other"]).items()} == {"study": 2}
+
+    def studies(*paths: Path) -> dict[str, int]:
+        found = find_cases(paths, find_scans, tmp_path / "out", study=True)
+        return {case.name: len(case.scans) for case in found.cases}
+
+    found = studies(tmp_path)
+    assert found == {"sub-01/ses-1": 2, "sub-01/ses-2": 1, "sub-02": 1, "other": 2}
+    assert studies(tmp_path / "other") == {"": 2}
     two = [tmp_path / "other" / "T1.nii.gz", tmp_path / "other" / "T2.nii.gz"]
-    assert find_studies(two) == {"study": two}
+    assert studies(*two) == {"": 2}
 
 
 def test_the_bundled_network_finds_a_mass_in_a_study(

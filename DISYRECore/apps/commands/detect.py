@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from DISYRECore.apps.arguments import Commands, Renamed, above_zero, add_site_calibration, listed, method, share
 from DISYRECore.errors import DisyreError
@@ -11,12 +15,19 @@ from DISYRECore.io.files import check_exists
 from DISYRECore.methods import method_names
 from DISYRECore.preprocessing.modalities import modality_names
 
+if TYPE_CHECKING:
+    from DISYRECore.apps.cases import Case
+    from DISYRECore.apps.cohort import Compute
+
 
 def add(commands: Commands) -> None:
     """Adds the command to a parser."""
     command = commands.add_parser("detect", help="find anomalies in a scan or a folder of scans")
     command.set_defaults(run=_detect)
-    inputs = "NIfTI, NRRD or MHA files, DICOM folders, or folders of scans"
+    inputs = (
+        "NIfTI, NRRD or MHA files, DICOM folders, folders of scans, a BIDS dataset, or a CSV table with the column "
+        "scan and, if wanted, case, mask and contrast"
+    )
     command.add_argument("input", nargs="+", metavar="INPUT", help=inputs)
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="where the results go")
     study = "take the scans of a patient together: the files named, a folder, or each subject of a dataset"
@@ -42,23 +53,48 @@ def add(commands: Commands) -> None:
     command.add_argument("--modality", metavar="NAME", help=modalities)
     command.add_argument("--profile", dest="modality", action=Renamed, metavar="--modality", help=argparse.SUPPRESS)
     add_site_calibration(command)
+    scheduler = "send the cases to the Dask cluster with this scheduler, such as tcp://HOST:8786"
+    command.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
 
 
 def _detect(options: argparse.Namespace) -> int:
     for path in options.input:
         check_exists(Path(path))
-    from DISYRECore.apps.cohort import detect_all, detect_studies
-    from DISYRECore.detection.detector import Detector
+    from DISYRECore.apps.cases import find_cases
+    from DISYRECore.apps.cohort import Recipe, run_cohort, run_one
 
+    if options.study and (options.mask or options.contrast):
+        raise DisyreError("A study finds masks and contrasts by itself; leave --mask and --contrast out.")
+    compute = _cluster(options.scheduler)
     chosen = options.model, options.method, options.device, options.batch, options.score
-    detector = Detector(*chosen, options.site_calibration, options.modality)
-    settings = {"border": options.border, "false_findings": options.false_findings}
-    if options.study:
-        if options.mask or options.contrast:
-            raise DisyreError("A study finds masks and contrasts by itself; leave --mask and --contrast out.")
-        return detect_studies(detector, [Path(path) for path in options.input], Path(options.output), **settings)
-    scans = [scan for path in options.input for scan in detector.modality.find(path)]
-    if options.mask and len(scans) > 1:
+    more = options.site_calibration, options.modality, options.study, options.border, options.false_findings
+    recipe, output = Recipe(*chosen, *more), Path(options.output)
+    found = find_cases([Path(path) for path in options.input], recipe.detector.modality.find, output, options.study)
+    if options.mask and not found.is_single:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
-    settings |= {"mask": options.mask, "contrast": options.contrast}
-    return detect_all(detector, scans, Path(options.output), single=len(scans) == 1, **settings)
+    cases = [_told(case, options) for case in found.cases]
+    if found.label_maps:
+        print(f"disyre: {_left_out(found.label_maps)}", file=sys.stderr)
+    if found.is_single and compute is None:
+        run_one(cases[0], recipe, output)
+        return 0
+    return run_cohort(cases, recipe, output, compute)
+
+
+def _cluster(address: str | None) -> Compute | None:
+    if address is None:
+        return None
+    from DISYRECore.apps.cluster import compute_on
+
+    return compute_on(address)
+
+
+def _told(case: Case, options: argparse.Namespace) -> Case:
+    """A case with what the user says of it."""
+    mask = Path(options.mask) if options.mask else case.mask
+    return replace(case, mask=mask, contrast=case.contrast or options.contrast)
+
+
+def _left_out(label_maps: Sequence[Path]) -> str:
+    some = ", ".join(path.name for path in label_maps[:3]) + (" and others" if len(label_maps) > 3 else "")
+    return f"{len(label_maps)} files are called like masks and were left out: {some}."
