@@ -99,8 +99,8 @@ def check_free(folder: Path) -> None:
 def move_result(source: Path, target: Path) -> None:
     """Moves a result, and nothing that lies beside it, to a folder without one.
 
-    In one go where nothing lies beside it. Otherwise file by file, while both folders are marked as holding half a
-    result.
+    In one go where nothing lies beside it. Otherwise file by file, the source last of all, while the target is marked as
+    holding half a result.
 
     Raises:
         DisyreError: Of kind ``output``: there is a result already, or the files cannot be moved.
@@ -122,13 +122,18 @@ def move_result(source: Path, target: Path) -> None:
 def _move_files(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     (target / _HALF).touch()
-    os.replace(source / RECORD, source / _HALF)
-    for path in result_files(source):
-        os.replace(path, target / path.name)
-    os.replace(source / _HALF, target / RECORD)
+    for path in sorted(result_files(source), key=lambda path: path.name == RECORD):
+        _copy(path, target / path.name)
     (target / _HALF).unlink()
-    with suppress(OSError):
-        source.rmdir()
+    remove_result(source)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def remove_result(folder: Path) -> None:
