@@ -99,8 +99,8 @@ def check_free(folder: Path) -> None:
 def move_result(source: Path, target: Path) -> None:
     """Moves a result, and nothing that lies beside it, to a folder without one.
 
-    In one go where nothing lies beside it. Otherwise file by file, the source last of all, while the target is marked as
-    holding half a result.
+    In one go where nothing lies beside it. Otherwise file by file, while the target is marked as holding half a result;
+    the source is whole until the target is.
 
     Raises:
         DisyreError: Of kind ``output``: there is a result already, or the files cannot be moved.

@@ -6,7 +6,9 @@ A model is a folder with `model.json` and `weights.safetensors`; nothing in it c
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,15 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import resources
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+LARGEST_DESCRIPTION = 16 << 20
+"""Bytes of a `model.json` that is read at all."""
+
+LARGEST_NUMBER, LONGEST_LIST = 4096, 64
+"""In the settings of a network: what comes from a folder must not fill the memory."""
+
+SPACING_MM = (0.2, 10.0)
+_ID = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+
 FORMAT = 2
 """Of `model.json`; older ones are brought to it by `migrated`."""
 
@@ -80,6 +91,7 @@ class ModelDescription:
         modality: What it looks at, see `preprocessing.modalities`.
         detection: How it is used.
         training: Data, licence, seeds, compute; free text by key.
+        sha256: Of the weights file; empty where it is not told.
     """
 
     id: str
@@ -92,6 +104,7 @@ class ModelDescription:
     modality: str = BRAIN_MRI
     detection: DetectionSettings = field(default_factory=DetectionSettings)
     training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
     @property
     def is_worse_than_start(self) -> bool:
@@ -156,14 +169,55 @@ def read_description(folder: Path) -> ModelDescription:
     """Reads `model.json`, of this format or the one before.
 
     Raises:
-        DisyreError: It is missing or damaged.
+        DisyreError: It is missing or damaged, or has values that make no sense.
     """
     try:
-        values = migrated(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+        path = own_file(folder, DESCRIPTION)
+        if path.stat().st_size > LARGEST_DESCRIPTION:
+            raise ValueError("too large")
+        values = migrated(json.loads(path.read_text(encoding="utf-8")))
         values |= {"contrasts": tuple(values["contrasts"]), "network": dict(values["network"])}
-        return ModelDescription(**{**values, "detection": _detection(values["detection"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _checked(ModelDescription(**{**values, "detection": _detection(values["detection"])}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DisyreError(f"The model in {folder.name} has no readable {DESCRIPTION}; install it again.") from error
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a model.
+
+    Raises:
+        ValueError: It is a link to somewhere else.
+    """
+    if (folder / name).resolve().parent != folder.resolve():
+        raise ValueError(f"{name} lies outside the folder of the model")
+    return folder / name
+
+
+def _checked(description: ModelDescription) -> ModelDescription:
+    """A description whose values are of the types and sizes that they are used as."""
+    texts = description.id, description.title, description.version, description.method, description.modality
+    members = description.detection.members
+    ids = [description.id, *(one.model for one in members)]
+    weights = [float(one.weight) for one in members]
+    sound = (
+        all(isinstance(text, str) for text in (*texts, *description.contrasts, description.sha256, *ids))
+        and all(_ID.fullmatch(one) for one in ids)
+        and SPACING_MM[0] <= description.spacing_mm <= SPACING_MM[1]
+        and all(math.isfinite(weight) for weight in weights)
+        and _is_small(description.network)
+    )
+    if not sound:
+        raise ValueError("values that make no sense")
+    return description
+
+
+def _is_small(value: Any) -> bool:
+    """Whether all numbers and lists in settings are of a size that a network may have."""
+    if isinstance(value, dict):
+        return len(value) <= LONGEST_LIST and all(map(_is_small, value.values()))
+    if isinstance(value, list):
+        return len(value) <= LONGEST_LIST and all(map(_is_small, value))
+    return not isinstance(value, (int, float)) or abs(value) <= LARGEST_NUMBER
 
 
 def _detection(values: dict[str, Any]) -> DetectionSettings:

@@ -110,7 +110,8 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("finished", "seconds")}
+    other = ("finished", "seconds", "input", "input_sha256", "settings_sha256")
+    return {key: value for key, value in record.items() if key not in other}
 
 
 def test_tells_stages_in_order_and_progress_that_rises(worker: Process, scan: Path, tmp_path: Path) -> None:
