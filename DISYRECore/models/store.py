@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.models.description import DESCRIPTION, WEIGHTS, ModelDescription, find_model, own_file, read_description
@@ -57,9 +58,18 @@ def load_model(name: str, device: torch.device | str = "cpu") -> Model:
     return Model(folder, description, network.eval().requires_grad_(False).to(device), digest)
 
 
+class _WithoutValues(TorchFunctionMode):
+    """Networks are made without drawing weights: on the device ``meta`` that takes seconds of imports for nothing."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def _check_weights(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
     """Refuses weights that a network does not have, before memory is taken for it, or that are no numbers."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         expected = build_network(settings).state_dict()
     if {name: value.shape for name, value in weights.items()} != {n: v.shape for n, v in expected.items()}:
         raise ValueError("weights of another network")
