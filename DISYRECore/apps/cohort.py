@@ -42,7 +42,7 @@ from DISYRECore.apps.output import (
     write_result,
 )
 from DISYRECore.detection.detector import Detection, Detector, Prepared
-from DISYRECore.detection.runner import Progress
+from DISYRECore.detection.runner import Progress, release_memory
 from DISYRECore.detection.study import PreparedStudy, detect_study, prepare_study
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable
@@ -296,6 +296,8 @@ def _attempt(case: Case, recipe: Recipe, output: Path, loaded: Callable[[], Read
         return read_row(case, output)
     except Exception as error:
         return failed(case, error)
+    finally:
+        release_memory()
 
 
 def failed(case: Case, error: BaseException) -> CaseSummary:

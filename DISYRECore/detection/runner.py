@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,12 +15,22 @@ from torch import Tensor, nn
 
 from DISYRECore.models.device import mixed_precision
 
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+"""The CPU's convolutions are compiled for each shape of their input, and every scan brings new ones: those of about
+three scans are kept, not the 1,024 that are usual. Read when the first network runs."""
+
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and the share of it that is done; may raise to cancel."""
 
 
 def silent(stage: str, share: float) -> None:
     """Progress that nobody watches."""
+
+
+def release_memory() -> None:
+    """Gives memory that is free back to the system; without this the C library keeps what the largest scan needed."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def slabs(volume: Tensor, context: int) -> Tensor:

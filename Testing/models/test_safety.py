@@ -141,7 +141,9 @@ def test_values_that_make_no_sense_are_refused(folder: Path, changes: dict[str, 
     check_refused(folder)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, '{"format": 2, "id": "x"' + " " * (17 << 20)])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, '{"format": 2, "id": "x"' + " " * (17 << 20)]
+)
 def test_a_description_that_is_a_bomb_is_refused(folder: Path, text: str) -> None:
     (folder / DESCRIPTION).write_text(text)
     check_refused(folder)
