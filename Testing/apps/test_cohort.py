@@ -119,9 +119,7 @@ def results(output: Path) -> dict[str, float]:
 
 
 def read_volume_of_one_value(path: Path) -> float:
-    import nibabel as nib
-
-    voxels = np.asarray(nib.load(path).dataobj)
+    voxels = read_volume_of(path)
     assert np.ptp(voxels) == 0
     return float(voxels[0, 0, 0])
 
@@ -446,3 +444,65 @@ def test_a_table_gives_each_case_its_own_mask_and_contrast(scan: Path, tmp_path:
     assert statuses(tmp_path / "out") == {"one": "ok", "two": "ok", "gone": "failed"}
     made = [json.loads((tmp_path / "out" / name / "run.json").read_text())["scan"] for name in ("one", "two")]
     assert [(one["contrast"], one["brain_mask"]) for one in made] == [("T2", "given"), ("FLAIR", "stripped")]
+
+
+def test_results_of_a_bids_dataset_become_a_derivative_dataset_on_request(scan: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for name in ("sub-1/ses-a/anat/sub-1_ses-a_run-2_FLAIR", "sub-2/anat/sub-2_T2w"):
+        path = root / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(scan.read_bytes())
+    (root / "dataset_description.json").write_text("{}")
+    made = root / "derivatives" / "disyre"
+    command = ["detect", str(root), "-o", str(tmp_path / "out"), "--method", "z-score", "--bids", str(made)]
+    for _ in range(2):
+        assert main(command) == 0
+    description = json.loads((made / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    start = made / "sub-1" / "ses-a" / "anat" / "sub-1_ses-a_run-2_desc-FLAIRAnomaly_dseg"
+    assert start.with_suffix(".nii.gz").read_bytes() == next((tmp_path / "out").rglob("anomalies.nii.gz")).read_bytes()
+    table = start.with_suffix(".tsv").read_text().splitlines()
+    assert table[0].startswith("index\tname\t")
+    assert (made / "sub-2" / "anat" / "sub-2_desc-restored_T2w.nii.gz").is_file()
+    assert len(list(made.rglob("*.nii.gz"))) == 8
+    assert main(["detect", str(scan), "-o", str(tmp_path / "one"), "--bids", str(made)]) == 2
+
+
+# --- on a cluster
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_cluster_of_two_workers_gives_identical_results(scan: Path, tmp_path: Path, processes: bool) -> None:
+    distributed = pytest.importorskip("distributed")
+    for name in ("a", "b", "c"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "FLAIR.nii.gz").write_bytes(scan.read_bytes())
+    (tmp_path / "in" / "c" / "FLAIR.nii.gz").write_bytes(scan.read_bytes()[:1000])
+    command = ["detect", str(tmp_path / "in"), "--method", "z-score"]
+    assert main([*command, "-o", str(tmp_path / "here")]) == 2
+    with distributed.LocalCluster(2, processes=processes, threads_per_worker=1, dashboard_address=None) as cluster:
+        assert main([*command, "-o", str(tmp_path / "there"), "--scheduler", cluster.scheduler_address]) == 2
+    assert statuses(tmp_path / "there") == {"a/FLAIR": "ok", "b/FLAIR": "ok", "c/FLAIR": "failed"}
+    for name in ("a", "b"):
+        one, other = (tmp_path / place / name / "FLAIR" for place in ("here", "there"))
+        for file in ("score.nii.gz", "anomalies.nii.gz", "restored.nii.gz", "brain_mask.nii.gz"):
+            assert np.array_equal(read_volume_of(one / file), read_volume_of(other / file))
+        assert (one / "findings.csv").read_bytes() == (other / "findings.csv").read_bytes()
+        keep = ("settings_sha256", "input_sha256", "input", "settings", "scan", "border")
+        assert [read_record(one)[key] for key in keep] == [read_record(other)[key] for key in keep]
+
+
+def read_volume_of(path: Path) -> np.ndarray:
+    import nibabel as nib
+
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("DISYRECore.apps.cluster.TIMEOUT_S", 1)
+    command = ["detect", str(scan.parent), "-o", str(tmp_path / "out"), "--method", "z-score"]
+    assert main([*command, "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err

@@ -55,11 +55,14 @@ def add(commands: Commands) -> None:
     add_site_calibration(command)
     scheduler = "send the cases to the Dask cluster with this scheduler, such as tcp://HOST:8786"
     command.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
+    bids = "also write the results of a BIDS dataset as a BIDS derivative dataset"
+    command.add_argument("--bids", metavar="DIR", help=bids)
 
 
 def _detect(options: argparse.Namespace) -> int:
     for path in options.input:
         check_exists(Path(path))
+    from DISYRECore.apps.bids import check_bids, write_derivatives
     from DISYRECore.apps.cases import find_cases
     from DISYRECore.apps.cohort import Recipe, run_cohort, run_one
 
@@ -75,10 +78,16 @@ def _detect(options: argparse.Namespace) -> int:
     cases = [_told(case, options) for case in found.cases]
     if found.label_maps:
         print(f"disyre: {_left_out(found.label_maps)}", file=sys.stderr)
+    if options.bids:
+        check_bids(cases)
     if found.is_single and compute is None:
         run_one(cases[0], recipe, output)
-        return 0
-    return run_cohort(cases, recipe, output, compute)
+        code = 0
+    else:
+        code = run_cohort(cases, recipe, output, compute)
+    if options.bids:
+        write_derivatives(cases, output, Path(options.bids))
+    return code
 
 
 def _cluster(address: str | None) -> Compute | None:
