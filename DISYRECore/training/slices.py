@@ -79,12 +79,23 @@ class ImageSlabs:
         which = torch.randint(len(self.places), (count,), generator=generator).tolist()
         chosen = [self.places[index] for index in which]
         image, mask, region = (
-            torch.stack([self._slab(name, index, z, context) for index, z in chosen]).to(self.device)
-            for name, context in (("image", self.context), ("mask", self.context), ("region", 0))
+            torch.stack([part(index, z) for index, z in chosen]).to(self.device)
+            for part in (self._image, self._mask, self._region)
         )
         brighter = torch.tensor([BRIGHTENED.get(self.scans[index].contrast, 0.5) for index, _ in chosen])
         turned = flip([image, mask > 0.5, region > 0.5], self.flips, generator)
         return HealthySlabs(turned[0], turned[1], brighter=brighter.to(self.device), region=turned[2])
+
+    def _image(self, index: int, z: int) -> Tensor:
+        return self._slab("image", index, z, self.context)
+
+    def _mask(self, index: int, z: int) -> Tensor:
+        return self._slab("mask", index, z, self.context)
+
+    def _region(self, index: int, z: int) -> Tensor:
+        return (
+            self._slab("region", index, z, 0) if self.scans[index].anomalous[z] else torch.zeros(1, *self.slice_shape)
+        )
 
     def _slab(self, name: str, index: int, z: int, context: int) -> Tensor:
         """(2 * context + 1, Y, X) float32, 0 beyond the ends of the scan."""

@@ -152,7 +152,7 @@ def prepare_scans(
     Args:
         config: Of the run.
         data: With a folder of scans and a cache.
-        report: Told how far it is, and of each scan that cannot be used; a bar on stderr where None.
+        report: Told how far it is, and of each scan that cannot be used; the split and a bar on stderr where None.
 
     Returns:
         The scans of the contrasts of the config by what they are for.
@@ -165,6 +165,8 @@ def prepare_scans(
     split, labels = split_scans(config, data.images), getattr(config.settings, "labels", "synthetic")
     of_part = {name: [scan.path for scan in part] for name, part in vars(split).items()}
     wanted = [path for paths in of_part.values() for path in paths]
+    if report is None:
+        print(split.in_words(), file=sys.stderr)
     cache = Cache(data.cache, config.modality, config.spacing_mm)
     made, _ = cache.get_all(sources(data.images, wanted, labels), report or Bar())
     usable = {one.scan: one for one in _of_contrasts(made, config)}
