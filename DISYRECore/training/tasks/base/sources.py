@@ -69,13 +69,13 @@ class Sources:
         Raises:
             DisyreError: Nothing to learn from.
         """
-        if self.config.images == 1:
-            return self._images("train", healthy, labelled)
+        share = self.config.images
+        images = self._images("train", healthy, labelled) if share > 0 else None
+        if images is not None and share == 1:
+            return images
         bank = load_bank(self.config, self.data, "train", self.device)
         anatomies = SyntheticSlabs(bank, self.config, self.context)
-        if self.config.images == 0:
-            return anatomies
-        return Mixture(self._images("train", healthy, labelled), anatomies, self.config.images)
+        return anatomies if images is None else Mixture(images, anatomies, share)
 
     def validation(self, healthy: bool = False, labelled: bool = False) -> Slabs:
         """Slabs of held-out patients; of held-out label maps where no scans are learnt from."""
