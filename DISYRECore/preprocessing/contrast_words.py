@@ -163,8 +163,10 @@ def read_header(source: str) -> ScanHeader | None:
     Returns:
         None where there is no header, or one that cannot be read.
     """
+    if not source:
+        return None
     path = Path(source)
-    if source and (path.is_dir() or is_dicom(path)):
+    if path.is_dir() or is_dicom(path):
         return _dicom_header(path)
     stem = re.sub(r"(\.nii)?\.\w+$", "", path.name)
     side_car = path.with_name(f"{stem}.json")

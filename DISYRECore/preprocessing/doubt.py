@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from DISYRECore.io.volume import Volume
+from DISYRECore.preprocessing.background import content
 
 COARSE_MM = 3.0
 
@@ -89,12 +90,12 @@ def void(scan: Volume, mask: np.ndarray) -> str:
 
 
 def void_ml(scan: Volume, mask: np.ndarray) -> float:
-    """Volume in mL of the largest part without signal within the brain mask and its gaps."""
+    """Volume in mL of the largest part without signal within the brain mask, and in its gaps that hold noise."""
     voxels, brain, spacing = _coarse(scan, mask)
     median, low = float(np.median(voxels[brain])), min(float(voxels.min()), 0.0)
     inside = ndimage.distance_transform_edt(~np.pad(brain, 8), sampling=spacing) < NEAR_MM
     hull = ndimage.distance_transform_edt(inside, sampling=spacing)[8:-8, 8:-8, 8:-8] > NEAR_MM
-    parts, count = ndimage.label((hull | brain) & (voxels - low < VOID_SHARE * (median - low)))
+    parts, count = ndimage.label((brain | (hull & content(voxels))) & (voxels - low < VOID_SHARE * (median - low)))
     return float(np.bincount(parts.ravel())[1:].max() * spacing.prod() / 1000) if count else 0.0
 
 
