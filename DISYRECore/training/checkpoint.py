@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from DISYRECore.io.files import write_text
 from DISYRECore.training.config import TrainingConfig
 
 CHECKPOINT, PROGRESS, LOG = "checkpoint.safetensors", "progress.json", "log.jsonl"
+
+COPIES = 12
+"""Copies of the weights that a run keeps at most: two checkpoints with five each, two models of half the size."""
 
 FIXED = ("name", "task", "seed", "spacing_mm", "modality", "images", "start", "optimiser")
 """Fields of the config that a run which resumes cannot change."""
@@ -107,6 +111,20 @@ class RunState:
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+
+
+def check_space(out: Path, network: nn.Module) -> None:
+    """Refuses a disk with no room for a checkpoint beside the one before it, and the model.
+
+    Raises:
+        DisyreError: There is too little room.
+    """
+    held = (out / CHECKPOINT).stat().st_size if (out / CHECKPOINT).is_file() else 0
+    needed = COPIES * sum(value.nbytes for value in network.state_dict().values()) - held
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        text = f"The run needs {needed >> 20} MB in {out}, but {free >> 20} MB are free there; make room."
+        raise DisyreError(text, "output")
 
 
 def save_checkpoint(out: Path, state: RunState, config: TrainingConfig[Any]) -> None:

@@ -85,9 +85,12 @@ def locked(out: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
-    with contextlib.suppress(OSError):
-        (out / LOCK).unlink()
+        try:
+            yield
+        finally:
+            file.close()
+            with contextlib.suppress(OSError):
+                (out / LOCK).unlink()
 
 
 def _lock(file: IO[str]) -> bool:

@@ -22,7 +22,15 @@ from DISYRECore.io.files import check_writable
 from DISYRECore.models.device import pick_device
 from DISYRECore.models.store import load_model, save_model
 from DISYRECore.training.ahead import Ahead
-from DISYRECore.training.checkpoint import CHECKPOINT, RunState, load_checkpoint, save_checkpoint, saving, tidy
+from DISYRECore.training.checkpoint import (
+    CHECKPOINT,
+    RunState,
+    check_space,
+    load_checkpoint,
+    save_checkpoint,
+    saving,
+    tidy,
+)
 from DISYRECore.training.config import TrainingConfig
 from DISYRECore.training.control import PAUSE, RESUME, STOP, Control
 from DISYRECore.training.data import TrainingData
@@ -66,11 +74,14 @@ class Trainer:
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         self.spec = find_task(config.task)
+        check_shares(config, self.world)
         check_writable(out)
         self.task = self._make_task(config, validates=self.rank == 0)
         self.stage, self.stage_task, self.watch = config, self.task, LossWatch()
         torch.manual_seed(config.seed)
         network = self.task.network()
+        if self.rank == 0:
+            check_space(out, network)
         self.state = RunState(network, make_optimisers(network, config))
         if not load_checkpoint(out, self.state, config, self.device) and config.start:
             self._start_from(config.start)
@@ -260,6 +271,18 @@ class Trainer:
             f"model is that of step {self.state.progress.best_step}. Give a lower learning_rate to go on from there.",
             "diverged",
         )
+
+
+def check_shares(config: TrainingConfig[Any], processes: int) -> None:
+    """Refuses batches that cannot be shared equally among the processes.
+
+    Raises:
+        DisyreError: There is one in some stage.
+    """
+    for stage in config.stages or (config,):
+        if stage.batch % processes:
+            text = f"A batch of {stage.batch} cannot be shared among {processes} processes; give a multiple of that."
+            raise DisyreError(text)
 
 
 def _process_group(device: torch.device) -> tuple[int, int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -416,6 +419,33 @@ def test_whatever_cannot_be_written_leaves_the_checkpoint_whole(
         run.run()
     assert "No space left" in str(refusal.value)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_done(
+    labelmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(DisyreError, match=ONE_SENTENCE) as refusal:
+        train(TINY, labelmaps, tmp_path, "cpu")
+    assert refusal.value.kind == "output"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_memory_and_files_stay_as_they_are_over_2000_steps(labelmaps: Path, tmp_path: Path) -> None:
+    config = replace(TINY, steps=2000, every=500)
+    run = Trainer(config, labelmaps, tmp_path, "cpu")
+    used = []
+    for until in range(500, 2001, 500):
+        run.run(until=until)
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used.append(pages * resource.getpagesize() / 2**20)
+    assert max(used[1:]) - used[0] < 10, used
+    assert len(_lines(tmp_path)) == 4
+    assert (tmp_path / PROGRESS).stat().st_size < 2000
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 4_000_000
 
 
 # Folders

@@ -42,7 +42,7 @@ from DISYRECore.training.tasks.restoration import (
     slice_dice_loss,
     small_region_weight,
 )
-from DISYRECore.training.trainer import Trainer
+from DISYRECore.training.trainer import Trainer, check_shares
 
 TINY = TrainingConfig(
     name="tiny",
@@ -389,6 +389,15 @@ def two_process_reference(
     return run.state.network.state_dict()
 
 
+def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    check_shares(TINY, 2)
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        check_shares(TINY, 3)
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        check_shares(replace(TINY, stages=(TINY, replace(TINY, batch=7))), 2)
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_shapes")
 def test_two_processes_train_as_one_and_resume(labelmaps: Path, tmp_path: Path) -> None:
     script, config, out = tmp_path / "script.py", tmp_path / "config.yaml", tmp_path / "out"
