@@ -91,6 +91,28 @@ def uncertainty(by_scan: Sequence[np.ndarray], needed: float) -> tuple[float, fl
     return interval(counts[draws].mean(1))
 
 
+def false_findings_elsewhere(
+    pooled: HealthyFindings, by_scan: Sequence[np.ndarray], accepted: float = DEFAULT_FALSE_FINDINGS
+) -> tuple[float, tuple[float, float]]:
+    """Findings in a healthy scan as strong as the other scans say that `accepted` of one are.
+
+    Args:
+        pooled: Of all scans.
+        by_scan: Evidence of the findings of each of two scans or more.
+        accepted: False findings per healthy scan.
+
+    Returns:
+        The mean over the scans, each left out in turn, and its 95 % percentile bootstrap.
+    """
+    counts = np.zeros(len(by_scan))
+    for left_out, found in enumerate(by_scan):
+        others = [one for number, one in enumerate(by_scan) if number != left_out]
+        known = HealthyFindings(pooled.low, len(others), strongest(others), pooled.shares)
+        counts[left_out] = (found >= known.needed(accepted)).sum()
+    draws = np.random.default_rng(0).integers(0, len(counts), (RESAMPLES, len(counts)))
+    return float(counts.mean()), interval(counts[draws].mean(1))
+
+
 def doubts(by_scan: Sequence[np.ndarray], needed: float) -> list[str]:
     """What a user should know: few scans, and scans that look anomalous."""
     found = []

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,17 @@ def list_models() -> list[ModelDescription]:
     return [one for one in found.values() if one.method not in HELPERS]
 
 
-def usual_detection(method: str, spacing_mm: float) -> DetectionSettings:
-    """How the installed model of a method is used, which a new one starts from; thresholds come with calibration."""
+def usual_detection(method: str, spacing_mm: float, start: str = "") -> DetectionSettings:
+    """How a new model is used before it is calibrated, or tuned on patients.
+
+    Args:
+        method: Of the new model; used like the installed one of this method, without thresholds.
+        spacing_mm: Of the new model.
+        start: Model that its training started from, if any; used like that one, borders included, but nothing is known
+            of healthy scans.
+    """
+    if start:
+        return replace(read_description(find_model(start)).detection, healthy={})
     for one in list_models():
         if one.method == method:
             members = one.detection.members if one.spacing_mm == spacing_mm else ()

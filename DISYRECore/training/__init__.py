@@ -32,6 +32,7 @@ def train(
     """
     from DISYRECore.training.control import locked
     from DISYRECore.training.events import silent
+    from DISYRECore.training.outcome import conclude
     from DISYRECore.training.tasks import find_task
     from DISYRECore.training.trainer import Trainer
 
@@ -43,8 +44,12 @@ def train(
                 spec.run(config, data, out, device)
                 return
             trainer = Trainer(config, data, out, device, emit)
-            trainer.run()
+            reason = trainer.run()
             trainer.close()
+            if trainer.reporter is not None:
+                trainer.reporter.measures(trainer.state.progress)
+                conclude(trainer, emit)
+                trainer.reporter.ends(trainer.state.progress, reason)
     except DisyreError as error:
         emit("error", kind=error.kind, message=str(error))
         raise

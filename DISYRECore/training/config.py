@@ -24,7 +24,7 @@ from DISYRECore.training.typed import build
 
 S = TypeVar("S", covariant=True)
 
-STAGED = ("steps", "batch", "learning_rate", "contrasts", "settings")
+STAGED = ("steps", "batch", "learning_rate", "contrasts", "images", "settings")
 """What a stage may change of a run; of the settings all but the network."""
 
 

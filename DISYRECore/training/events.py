@@ -4,7 +4,8 @@ Events are named and carry plain values; `to_stdout` writes each as a line of JS
 
     ``start`` name, step, steps, device; ``step`` step, stage (counted from 1), losses, learning_rate, images_per_s,
     left_s; ``validation`` step, scores, best_step, best_score; ``sample`` step, path of a PNG; ``checkpoint`` step,
-    path; ``paused``, ``resumed`` step; ``warning`` message; ``end`` reason (``finished``, ``stopped`` or
+    path; ``paused``, ``resumed`` step; ``warning`` message; ``calibration`` scan, scans;
+    ``outcome`` comparison, healthy, card, see `outcome`; ``end`` reason (``finished``, ``stopped`` or
     ``patience``), step, model, best_step, best_score, processor_s; ``error`` kind, message.
 """
 
@@ -131,14 +132,24 @@ class Reporter:
         with contextlib.suppress(DisyreError):
             self.write_progress(progress, error.kind, {"message": str(error)})
 
+    def measures(self, progress: Progress) -> None:
+        """Training is over, and the model is being measured."""
+        self.bar.close()
+        self.write_progress(progress, "measuring")
+
     def ends(self, progress: Progress, reason: str) -> None:
         """The run is over; the model is that of the best validation."""
-        self.bar.close()
         self.write_progress(progress, reason)
         self.emit("end", reason=reason, model=str(self.out / self.config.name), **asdict(progress))
 
     def write_progress(self, progress: Progress, state: str, told: Mapping[str, Any] | None = None) -> None:
-        """Says in `PROGRESS` how far the run is: ``running``, ``paused``, why it ended, or the kind of error."""
+        """Says in `PROGRESS` how far the run is.
+
+        Args:
+            progress: Of the run.
+            state: ``running``, ``paused``, ``measuring``, why it ended, or the kind of error.
+            told: More of the last step.
+        """
         values = {
             "state": state,
             "process": os.getpid(),

@@ -118,8 +118,6 @@ class Trainer:
             raise
         if self.world > 1:
             dist.barrier()
-        if self.reporter is not None:
-            self.reporter.ends(self.state.progress, reason)
         return reason
 
     def _loop(self, steps: int) -> str:

@@ -267,7 +267,8 @@ def test_a_run_ends_with_a_model_that_loads(labelmaps: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("_few_shapes")
 def test_validation_rewards_the_perfect_network(labelmaps: Path, tmp_path: Path) -> None:
     task = RestorationTask(TINY, TrainingData(labelmaps=labelmaps), torch.device("cpu"), validates=True)
-    assert task.validate(task.network(), 16)["removed"] == pytest.approx(0, abs=1e-6)  # a fresh one is the identity
+    identity = task.network()
+    assert task.validate(identity, count=16)["removed"] == pytest.approx(0, abs=1e-6)
 
     class Oracle(torch.nn.Module):
         def forward(self, slices: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,7 +276,7 @@ def test_validation_rewards_the_perfect_network(labelmaps: Path, tmp_path: Path)
 
     assert task.held_out is not None
     batch = task.held_out.make(16, seed=VALIDATION_SEED)
-    scores = task.validate(Oracle(), 16)
+    scores = task.validate(Oracle(), count=16)
     assert scores["removed"] == pytest.approx(1, abs=1e-6)
     assert scores["ap_region"] == pytest.approx(1)
     assert scores["ap_residual"] > 5 * float(batch.region[batch.mask].float().mean())

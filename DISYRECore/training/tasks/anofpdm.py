@@ -83,11 +83,11 @@ class AnoFPDMTask(NoiseTask):
         return NoisyBatch(image, noise, draw_steps(count, self.config.settings.highest_step, generator), condition)
 
     @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
+    def validate(self, network: nn.Module, seed: int = VALIDATION_SEED) -> dict[str, float]:
         """Chooses guidance, cosine threshold and largest divergence; returns how well they do on held-out slices."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.make(VALIDATION_SLICES, VALIDATION_SEED)
+        batch = self.held_out.make(VALIDATION_SLICES, seed)
         x, sick = to_signed(batch.corrupted[:, 0]), labels(batch) == ANOMALOUS
         steps = path(WALK_STEPS, self.config.settings.path_length)
         walks = walk_all(predictor(network, self.device), x, steps, GUIDANCES)

@@ -32,6 +32,7 @@ from DISYRECore.training.tasks.base.batches import (
     Batches,
     SliceSettings,
     hide_health,
+    z_score_precision,
 )
 from DISYRECore.training.tasks.base.crops import make_crops
 from DISYRECore.training.tasks.base.sources import Sources
@@ -144,11 +145,17 @@ class RestoringTask(ABC):
         """See `restoration_loss`."""
         return restoration_loss(network, batch, self.config.settings.loss)
 
-    def validate(self, network: nn.Module, count: int = VALIDATION_SLICES) -> dict[str, float]:
+    def validate(
+        self, network: nn.Module, seed: int = VALIDATION_SEED, count: int = VALIDATION_SLICES
+    ) -> dict[str, float]:
         """See `restoration_scores`, on held-out patients or anatomies."""
         if self.held_out is None:
             return {}
-        return restoration_scores(network, self.held_out.make(count, VALIDATION_SEED))
+        return restoration_scores(network, self.held_out.make(count, seed))
+
+    def baseline(self, seed: int) -> float | None:
+        """See `z_score_precision`."""
+        return None if self.held_out is None else z_score_precision(self.held_out.make(VALIDATION_SLICES, seed))
 
     def example(self, network: nn.Module) -> Tensor | None:
         """The most anomalous of some held-out slices: each corrupted, restored, and as it was."""
@@ -165,7 +172,7 @@ class RestoringTask(ABC):
     def describe(self, step: int) -> ModelDescription:
         """Description of the model as it stands; used as the bundled one, by its residual where it marks no region."""
         c, network = self.config, self.config.settings.network
-        usual = usual_detection(self.method, c.spacing_mm) if network.region else DetectionSettings()
+        usual = usual_detection(self.method, c.spacing_mm, c.start) if network.region else DetectionSettings()
         return description(c, step, self.method, network.to_dict(), usual)
 
 

@@ -237,19 +237,22 @@ class SkullStripTask:
         return loss, {"error": float(loss.detach())}
 
     @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
+    def validate(self, network: nn.Module, seed: int = VALIDATION_SEED) -> dict[str, float]:
         """Mean and worst Dice coefficient on heads of held-out anatomies."""
         if self.held_out is None:
             return {}
         scores = []
         for index in range(VALIDATION_HEADS):
-            heads = self.held_out.make(1, VALIDATION_SEED + index)
+            heads = self.held_out.make(1, seed + index)
             with mixed_precision(self.device):
                 found = (network(heads.image) > 0) & heads.seen
             truth = (heads.depth_mm > 0) & heads.seen
             if truth.any():
                 scores.append(2 * float((found & truth).sum()) / float(found.sum() + truth.sum()))
         return {"dice": float(np.mean(scores)), "worst_dice": min(scores)}
+
+    def baseline(self, seed: int) -> None:
+        """None."""
 
     def example(self, network: nn.Module) -> None:
         """None."""

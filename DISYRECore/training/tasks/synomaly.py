@@ -83,11 +83,11 @@ class SynomalyTask(NoiseTask):
         return NoisyBatch(image, drawn, draw_steps(count, self.config.settings.highest_step, generator))
 
     @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
+    def validate(self, network: nn.Module, seed: int = VALIDATION_SEED) -> dict[str, float]:
         """Chooses step, blur and threshold by Dice on held-out slices with synthetic anomalies."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.make(VALIDATION_SLICES, VALIDATION_SEED)
+        batch = self.held_out.make(VALIDATION_SLICES, seed)
         on_cpu = replace(batch, **{name: value.cpu() for name, value in vars(batch).items()})
         restored = restore_all(predictor(network, self.device), on_cpu, self.steps, self.config.settings.slice_shape)
         self.found, dice = choose_threshold(restored, on_cpu)

@@ -27,8 +27,11 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch and its parts, for the log."""
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out data; none where the config names no such data."""
+    def validate(self, network: nn.Module, seed: int = ...) -> dict[str, float]:
+        """Figures on held-out data, others for another seed; none where the config names no such data."""
+
+    def baseline(self, seed: int) -> float | None:
+        """Average precision of the z-score baseline on what `validate` looks at; None where it does not apply."""
 
     def example(self, network: nn.Module) -> Tensor | None:
         """A picture (Y, X) in [0, 1] of what the network makes of held-out data; None where there is none."""

@@ -15,6 +15,8 @@ from DISYRECore.corruption.forward import Corrupted, apply_corruption, draw_corr
 from DISYRECore.corruption.severity import step_of
 from DISYRECore.corruption.shapes import ShapeBank
 from DISYRECore.errors import DisyreError
+from DISYRECore.evaluation.metrics import average_precision
+from DISYRECore.methods.z_score import z_score
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.images import BRIGHTENED, CONTRASTS, Lattice, draw_scan, fluid_mask, render_scan
 from DISYRECore.training.config import TrainingConfig
@@ -199,6 +201,16 @@ class Batches:
         middle = healthy.image.shape[1] // 2
         image, mask = healthy.image[:, middle], healthy.mask[:, middle]
         return Batch(made.image, image, mask, made.region[:, 0], step_of(made.severity, self.direction))
+
+
+def z_score_precision(batch: Batch) -> float | None:
+    """Average precision of the z-score baseline, slice by slice, in the brain; None where there is no anomaly."""
+    slices = [index for index, mask in enumerate(batch.mask) if mask.any()]
+    middle = batch.corrupted[:, batch.corrupted.shape[1] // 2].cpu()
+    mask, region = batch.mask.cpu(), batch.region.cpu()
+    scores = [z_score(None, middle[i : i + 1], mask[i : i + 1]).score[mask[i : i + 1]] for i in slices]
+    truth = torch.cat([region[i][mask[i]] for i in slices]).numpy()
+    return average_precision(torch.cat(scores).numpy(), truth) if truth.any() else None
 
 
 def hide_health(made: Corrupted, generator: Generator) -> Corrupted:

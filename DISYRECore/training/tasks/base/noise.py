@@ -14,14 +14,16 @@ from DISYRECore.corruption.shapes import make_shape_bank
 from DISYRECore.errors import DisyreError
 from DISYRECore.evaluation.metrics import average_precision
 from DISYRECore.methods.base import Restore
-from DISYRECore.models.description import DetectionSettings, ModelDescription, usual_detection
+from DISYRECore.models.description import ModelDescription, usual_detection
 from DISYRECore.models.device import mixed_precision
 from DISYRECore.models.diffusion_unet import PUBLISHED, DiffusionNetwork, DiffusionSettings
 from DISYRECore.training.config import TrainingConfig, description
 from DISYRECore.training.tasks.base.batches import (
     Anomalies,
     Batch,
+    Batches,
     SliceSettings,
+    z_score_precision,
 )
 from DISYRECore.training.typed import SIZES
 
@@ -142,6 +144,7 @@ class NoiseTask:
 
     schedule: ClassVar[str]
     labelled: ClassVar[bool]
+    held_out: Batches | None
 
     def __init__(self, config: TrainingConfig[Any], device: torch.device, highest_used: int) -> None:
         check_highest(config, highest_used)
@@ -159,13 +162,18 @@ class NoiseTask:
         """See `noise_loss`."""
         return noise_loss(network, batch, self.schedule, self.config.settings.vlb)
 
+    def baseline(self, seed: int) -> float | None:
+        """See `z_score_precision`."""
+        return None if self.held_out is None else z_score_precision(self.held_out.make(VALIDATION_SLICES, seed))
+
     def example(self, network: nn.Module) -> None:
         """None: what these networks predict is noise."""
 
     def _describe(self, step: int, found: dict[str, Any]) -> ModelDescription:
         """Description of the model; `found` are settings of its method."""
         c = self.config
-        usual = usual_detection(c.task, c.spacing_mm)
+        usual = usual_detection(c.task, c.spacing_mm, c.start)
         inherited = {name: {k: v for k, v in one.items() if k not in found} for name, one in usual.by_contrast.items()}
-        detection = DetectionSettings({**found, "shape": list(c.settings.slice_shape)}, inherited)
+        settings = {**found, "shape": list(c.settings.slice_shape)}
+        detection = replace(usual, settings=settings, by_contrast=inherited, members=())
         return description(c, step, c.task, self._network.to_dict(), detection)
