@@ -375,16 +375,16 @@ assert not dist.is_initialized()
 def two_process_reference(
     labelmaps: Path, out: Path, settings: TrainingConfig[RestorationSettings]
 ) -> dict[str, Tensor]:
-    """What two processes should compute: the mean of both shares' gradients, in one process."""
+    """What two processes should compute: the gradient of both shares as one batch, in one process."""
     run = trainer(labelmaps, out, settings)
     for step in range(settings.steps):
         (optimiser,) = run.state.optimisers
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, settings)
         optimiser.zero_grad()
-        for rank in range(2):
-            batch = run.task.make(settings.batch // 2, settings.seed + 2 * step + rank + 1)
-            (run.task.loss(run.state.network, batch)[0] / 2).backward()
+        shares = [run.task.make(settings.batch // 2, settings.seed + 2 * step + rank + 1) for rank in range(2)]
+        both = {name: torch.cat([vars(share)[name] for share in shares]) for name in vars(shares[0])}
+        run.task.loss(run.state.network, Batch(**both))[0].backward()
         torch.nn.utils.clip_grad_norm_(run.state.network.parameters(), settings.clip)
         optimiser.step()
     return run.state.network.state_dict()
@@ -416,7 +416,7 @@ def test_two_processes_train_as_one_and_resume(labelmaps: Path, tmp_path: Path) 
     assert resumed.step == 4
     expected = two_process_reference(labelmaps, tmp_path / "reference", settings)
     for key, value in resumed.state.network.state_dict().items():
-        assert torch.allclose(value, expected[key], atol=2e-3)
+        assert torch.allclose(value, expected[key], atol=2e-4)
     assert [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()] == [2, 4]
     assert math.isfinite(resumed.train_step()["error"])
     assert load_model(str(out / "tiny")).description.id == "tiny"

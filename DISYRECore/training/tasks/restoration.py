@@ -35,6 +35,7 @@ from DISYRECore.training.tasks.base.batches import (
     z_score_precision,
 )
 from DISYRECore.training.tasks.base.crops import make_crops
+from DISYRECore.training.tasks.base.processes import over_processes
 from DISYRECore.training.tasks.base.sources import Sources
 from DISYRECore.training.typed import SIZES
 
@@ -85,13 +86,14 @@ def restoration_loss(network: nn.Module, batch: Batch, weights: LossWeights) -> 
     with mixed_precision(batch.corrupted.device):
         restored, logit = network(batch.corrupted, batch.step)
     brain = batch.mask
-    error = ((restored.float() - batch.healthy).square() * brain).sum() / brain.sum().clamp(min=1)
+    voxels = over_processes(brain.sum().float()).clamp(min=1)
+    error = ((restored.float() - batch.healthy).square() * brain).sum() / voxels
     loss = weights.image * error
     parts = {"error": float(error.detach())}
     if logit is not None:
         costs = F.binary_cross_entropy_with_logits(logit.float(), batch.region.float(), reduction="none")
         weight = small_region_weight(batch.region) * brain
-        region = (weight * costs).sum() / weight.sum().clamp(min=1)
+        region = (weight * costs).sum() / over_processes(weight.sum()).clamp(min=1)
         overlap = slice_dice_loss(torch.sigmoid(logit.float()) * brain, batch.region)
         loss = loss + weights.region * region + weights.dice * overlap
         parts |= {"region": float(region.detach()), "dice": 1 - float(overlap.detach())}
@@ -109,7 +111,8 @@ def slice_dice_loss(probability: Tensor, region: Tensor) -> Tensor:
     both = (probability * region).sum((1, 2))
     dice = (2 * both + 1) / (probability.sum((1, 2)) + region.sum((1, 2)) + 1)
     seen = region.flatten(1).any(1)
-    return 1 - (dice * seen).sum() / seen.sum() if seen.any() else both.sum() * 0
+    slices = over_processes(seen.sum().float())
+    return 1 - (dice * seen).sum() / slices if slices > 0 else both.sum() * 0
 
 
 class RestoringTask(ABC):

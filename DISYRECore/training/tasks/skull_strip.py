@@ -25,6 +25,7 @@ from DISYRECore.synthesis.intensity import expand
 from DISYRECore.training.config import TrainingConfig, description
 from DISYRECore.training.data import TrainingData
 from DISYRECore.training.tasks.base import TaskSpec
+from DISYRECore.training.tasks.base.processes import over_processes
 from DISYRECore.training.tasks.base.sources import Part, load_bank
 
 HEAD_MM = (232, 248, 200)
@@ -198,7 +199,7 @@ def depth_loss(depth_mm: Tensor, truth: Heads) -> Tensor:
     beyond = far & (depth_mm * truth.depth_mm.sign() > LIMIT_MM)
     weight = torch.where(truth.depth_mm.abs() < NEAR_MM, 1.0, FAR_WEIGHT) * truth.seen
     error = F.smooth_l1_loss(depth_mm / LIMIT_MM, truth.depth_mm / LIMIT_MM, reduction="none")
-    return (weight * error.masked_fill(beyond, 0)).sum() / weight.sum()
+    return (weight * error.masked_fill(beyond, 0)).sum() / over_processes(weight.sum())
 
 
 @dataclass(frozen=True)
