@@ -24,6 +24,9 @@ from DISYRECore.training.typed import build
 
 S = TypeVar("S", covariant=True)
 
+STEPWISE = {"stages", "start", "optimiser", "patience", "ema"}
+"""Fields that belong to the `Trainer`."""
+
 STAGED = ("steps", "batch", "learning_rate", "contrasts", "images", "settings")
 """What a stage may change of a run; of the settings all but the network."""
 
@@ -115,6 +118,8 @@ def read_config(path: Path) -> TrainingConfig[Any]:
     if not isinstance(values, dict) or not {"name", "task"} <= values.keys():
         tasks = ", ".join(task_names())
         raise DisyreError(f"{place} is not a training config; it needs at least a name and a task, one of {tasks}.")
+    if find_task(str(values["task"])).make is None and (own := sorted(STEPWISE & values.keys())):
+        raise DisyreError(f"{place} has '{own[0]}', which the task {values['task']} does not know; leave it out.")
     stages = values.pop("stages", [])
     values = _with_network(values)
     run = _build(values, place)

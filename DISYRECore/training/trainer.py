@@ -39,6 +39,7 @@ from DISYRECore.training.optimiser import make_optimisers
 from DISYRECore.training.schedule import LossWatch, learning_rate
 from DISYRECore.training.tasks import find_task
 from DISYRECore.training.tasks.base import Task
+from DISYRECore.training.tasks.base.sources import check_data
 
 LOOK_S = 0.2
 """Between two looks for the user's wish in a run that is paused."""
@@ -75,6 +76,8 @@ class Trainer:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         self.spec = find_task(config.task)
         check_shares(config, self.world)
+        for stage in config.stages:
+            check_data(stage, data)
         check_writable(out)
         self.task = self._make_task(config, validates=self.rank == 0)
         self.stage, self.stage_task, self.watch = config, self.task, LossWatch()
@@ -264,9 +267,12 @@ class Trainer:
         return float(total)
 
     def _diverged(self, loss: float) -> DisyreError:
+        what, kept = f"Training diverged at step {self.step + 1} (loss {loss:.3g})", self.state.progress.best_step
+        if not (self.out / CHECKPOINT).is_file():
+            return DisyreError(f"{what}, before its first checkpoint; give a lower learning_rate.", "diverged")
         return DisyreError(
-            f"Training diverged at step {self.step + 1} (loss {loss:.3g}); it stopped at its last checkpoint, and the "
-            f"model is that of step {self.state.progress.best_step}. Give a lower learning_rate to go on from there.",
+            f"{what}; it stopped at its last checkpoint, and the model is that of step {kept}. Give a lower "
+            "learning_rate to go on from there.",
             "diverged",
         )
 
