@@ -18,31 +18,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import check_writable
 from DISYRECore.models.description import (
     DESCRIPTION,
+    LARGEST_DESCRIPTION,
     WEIGHTS,
     ModelDescription,
     bundled_models,
     find_model,
     own_models,
-    read_description,
 )
-from DISYRECore.models.registry import build_network
-from DISYRECore.models.weights import read_weights
+from DISYRECore.models.store import load_model
 
 CARD, MANIFEST, PICTURE = "README.md", "manifest.json", re.compile(r"[\w-]{1,60}\.png", re.ASCII)
 FILES = (DESCRIPTION, WEIGHTS, CARD)
 NEEDED = (DESCRIPTION, WEIGHTS)
 NAME = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
-MOST_TEXT, MOST_WIDTH = 1 << 20, 4096
-"""Bytes of a text; largest number among a network's settings: no network of this package comes near."""
+MOST_TEXT = LARGEST_DESCRIPTION
+"""Bytes of a text."""
 
 
 def check_model(folder: Path) -> ModelDescription:
@@ -51,40 +46,12 @@ def check_model(folder: Path) -> ModelDescription:
     Raises:
         DisyreError: The description or the weights cannot be used, or it needs a model that is not installed.
     """
-    if (folder / DESCRIPTION).is_file() and (folder / DESCRIPTION).stat().st_size > MOST_TEXT:
-        raise DisyreError(f"The {DESCRIPTION} in {folder.name} is far too long; ask for the model again.")
-    description = read_description(folder)
-    names = (description.id, *(member.model for member in description.detection.members))
-    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
-        raise DisyreError(f"'{description.id}' or a model it needs has no plain name; ask for the model again.")
-    if not str(description.title).isprintable() or _largest(description.network) > MOST_WIDTH:
-        raise DisyreError(f"The description of the model '{description.id}' cannot be right; ask for it again.")
+    description = load_model(str(folder)).description
+    if not description.title.isprintable():
+        raise DisyreError(f"The title of the model '{description.id}' cannot be printed; ask for the model again.")
     for member in description.detection.members:
         find_model(member.model)
-    _check_weights(folder, description)
     return description
-
-
-def _largest(value: Any) -> float:
-    """The largest number or the longest list in plain values."""
-    if isinstance(value, dict | list | tuple):
-        inner = value.values() if isinstance(value, dict) else value
-        return max([len(value), *map(_largest, inner)])
-    return abs(value) if isinstance(value, int | float) else 0
-
-
-def _check_weights(folder: Path, description: ModelDescription) -> None:
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in build_network(description.network).state_dict().items()}
-    try:
-        weights = read_weights(folder / WEIGHTS)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        text = f"The weights of the model '{description.id}' cannot be read; ask for it again."
-        raise DisyreError(text) from error
-    if {name: value.shape for name, value in weights.items()} != expected:
-        raise DisyreError(f"The weights of the model '{description.id}' are not of its network; ask for it again.")
-    if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise DisyreError(f"The weights of the model '{description.id}' are not all numbers; ask for it again.")
 
 
 def install(folder: Path, replace: bool = False) -> ModelDescription:

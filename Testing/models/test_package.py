@@ -169,7 +169,7 @@ def test_a_file_that_is_not_as_it_was_exported_is_refused(file: Path, what: str)
     elif what == "no manifest":
         repack(file, {name: data for name, data in parts.items() if name != MANIFEST}, seal=False)
     elif what == "long":
-        repack(file, {**parts, CARD: bytes(2_000_000)})
+        repack(file, {**parts, CARD: bytes(20_000_000)})
     else:
         file.write_bytes(file.read_bytes()[:5000] if what == "cut" else b"no zip")
     with pytest.raises(DisyreError, match=ONE_SENTENCE), unpacked(file):
@@ -205,7 +205,7 @@ def test_weights_that_are_no_numbers_are_not_installed(trained: Path, value: flo
     weights = load_file(trained / WEIGHTS)
     weights[next(iter(weights))].view(-1)[3] = value
     save_file(weights, trained / WEIGHTS)
-    with pytest.raises(DisyreError, match="not all numbers"):
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
         install(trained)
     assert installed() == set()
 
@@ -215,7 +215,7 @@ def test_weights_of_another_shape_or_name_are_not_installed(trained: Path) -> No
     name = next(iter(weights))
     for other in ({**weights, name: torch.zeros(3).half()}, {**weights, "more": torch.zeros(3).half()}):
         save_file(other, trained / WEIGHTS)
-        with pytest.raises(DisyreError, match="not of its network"):
+        with pytest.raises(DisyreError, match=ONE_SENTENCE):
             install(trained)
 
 
