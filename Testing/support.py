@@ -139,7 +139,7 @@ def new_dicom(volume: Volume, storage: str, series: str, instance: str) -> FileD
     file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     file.SOPClassUID, file.SOPInstanceUID, file.Modality = storage, instance, "MR"
     file.StudyInstanceUID, file.SeriesInstanceUID, file.SeriesNumber = "1.2", series, 1
-    file.PatientName = "DOE^JOHN"
+    file.PatientName, file.FrameOfReferenceUID = "DOE^JOHN", "1.2.9"
     file.Columns, file.Rows = volume.shape[:2]
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
     file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 0
