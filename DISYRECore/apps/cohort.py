@@ -71,6 +71,7 @@ class Recipe:
         model, method, device, batch, score, site, modality: Of `Detector`.
         study: Whether the scans of a case are taken together.
         border, false_findings: Of `Detector.detect`.
+        dicom: Whether results are written as DICOM objects too.
     """
 
     model: str | None = None
@@ -83,6 +84,7 @@ class Recipe:
     study: bool = False
     border: float | None = None
     false_findings: float = 0.5
+    dicom: bool = False
 
     @property
     def detector(self) -> Detector:
@@ -93,7 +95,7 @@ class Recipe:
         """Of everything but the scan that a result depends on."""
         detector = self.detector
         site = asdict(detector.site) if detector.site else None
-        chosen = self.study, self.border, self.false_findings, detector.modality.name
+        chosen = self.study, self.border, self.false_findings, detector.modality.name, self.dicom
         values = __version__, detector.basis(), asdict(detector.usage), site, chosen
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -265,7 +267,7 @@ def _finish(ready: Ready, recipe: Recipe, output: Path) -> None:
     with _bar() as progress:
         detection = _detect(ready, recipe, progress)
     case, new = ready.case, output / WORK / NEW / uuid.uuid4().hex
-    write_result(detection, new, case.title)
+    write_result(detection, new, case.title, recipe.dicom)
     move_result(new, output / case.name)
     for sentence in doubts(detection.record):
         _say(f"{case.name}: {sentence}" if case.name else sentence)

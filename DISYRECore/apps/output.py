@@ -11,26 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from DISYRECore.detection.detector import Detection
-from DISYRECore.detection.findings import write_findings_csv
+from DISYRECore.detection.findings import write_findings_csv, write_findings_json
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import check_writable
+from DISYRECore.io.files import DICOM_RESULTS, check_writable
 from DISYRECore.io.write import write_volume
 from DISYRECore.preprocessing.modalities import find_modality
 from DISYRECore.reports.scan import write_report, write_thumbnail
 
 RECORD, FINDINGS, REPORT, THUMBNAIL = "run.json", "findings.csv", "report.html", "thumbnail.png"
+FINDINGS_LIST = "findings.json"
 IMAGES = ("score.nii.gz", "anomalies.nii.gz", "restored.nii.gz", "brain_mask.nii.gz")
-ALWAYS = (*IMAGES, FINDINGS, REPORT, THUMBNAIL, RECORD)
+ALWAYS = (*IMAGES, FINDINGS, FINDINGS_LIST, REPORT, THUMBNAIL, RECORD)
 """What every result has. A folder without a record holds no result."""
 
 _HALF = ".run.json"
 """Marks a folder with half a result."""
 
-PATTERNS = (*ALWAYS, "score_*.nii.gz")
+PATTERNS = (*ALWAYS, "score_*.nii.gz", *DICOM_RESULTS)
 """Every file of ours."""
 
 
-def write_detection(detection: Detection, folder: Path, title: str) -> Path:
+def write_detection(detection: Detection, folder: Path, title: str, dicom: bool = False) -> Path:
     """Writes images, table, report and record; returns the path of the report.
 
     Files are made in a hidden folder beside their places and moved there once all are complete.
@@ -39,6 +40,7 @@ def write_detection(detection: Detection, folder: Path, title: str) -> Path:
         detection: What to write.
         folder: Made when missing; an earlier result is replaced.
         title: Heading of the report.
+        dicom: Whether to write DICOM objects too; the scan was read from a DICOM series.
 
     Raises:
         DisyreError: The folder cannot be written to.
@@ -47,7 +49,7 @@ def write_detection(detection: Detection, folder: Path, title: str) -> Path:
     check_free(folder)
     made = folder / f".disyre-{uuid.uuid4().hex}"
     try:
-        write_result(detection, made, title)
+        write_result(detection, made, title, dicom)
         remove_result(folder)
         move_result(made, folder)
     finally:
@@ -55,8 +57,8 @@ def write_detection(detection: Detection, folder: Path, title: str) -> Path:
     return folder / REPORT
 
 
-def write_result(detection: Detection, folder: Path, title: str) -> None:
-    """Writes a result into a folder that does not exist yet, down to the disk.
+def write_result(detection: Detection, folder: Path, title: str, dicom: bool = False) -> None:
+    """Writes a result into a folder that does not exist yet, down to the disk; see `write_detection`.
 
     Raises:
         DisyreError: Of kind ``output``: it cannot be written.
@@ -64,6 +66,8 @@ def write_result(detection: Detection, folder: Path, title: str) -> None:
     try:
         folder.mkdir(parents=True)
         _write_all(detection, folder, title)
+        if dicom:
+            _write_dicom(detection, folder)
         for path in folder.iterdir():
             _flush(path)
     except OSError as error:
@@ -167,6 +171,7 @@ def _write_all(detection: Detection, folder: Path, title: str) -> None:
     for contrast, part in detection.parts.items():
         write_volume(part, folder / f"score_{contrast}.nii.gz")
     write_findings_csv(detection.findings, folder / FINDINGS)
+    write_findings_json(detection.findings, folder / FINDINGS_LIST)
     record = detection.record
     pictured: dict[str, Any] = {
         "image": detection.scan,
@@ -188,6 +193,12 @@ def _write_all(detection: Detection, folder: Path, title: str) -> None:
         **pictured,
     )
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_dicom(detection: Detection, folder: Path) -> None:
+    from DISYRECore.reports.dicom import write_dicom_results
+
+    write_dicom_results(detection, Path(detection.scan.source), folder)
 
 
 def doubts(record: dict[str, Any]) -> list[str]:

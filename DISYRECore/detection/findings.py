@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,6 +236,16 @@ def write_findings_csv(findings: Sequence[Finding], path: Path | str) -> None:
         sizes = [f"{one.volume_ml:.4g}", f"{one.diameter_mm:.1f}"]
         writer.writerow([one.label, one.side, *sizes, *rated, " ".join(one.contrasts), *scores, *places])
     write_text(text.getvalue(), path)
+
+
+def write_findings_json(findings: Sequence[Finding], path: Path | str) -> None:
+    """Writes a list with the attributes of each finding and its rarity in words; what nobody knows is null.
+
+    Raises:
+        DisyreError: The file cannot be written; nothing half-written is left.
+    """
+    told = [{**asdict(finding), "rarity": finding.rarity} for finding in findings]
+    write_text(json.dumps(told, indent=2) + "\n", path)
 
 
 def _corners(places: np.ndarray) -> np.ndarray:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+DICOM_RESULTS = ("anomalies.dcm", "score.dcm", "findings.dcm")
+"""Names of results as DICOM objects: segmentation, parametric map, structured report."""
+
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 
 

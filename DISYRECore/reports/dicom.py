@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from DISYRECore.detection.detector import Detection
 from DISYRECore.detection.findings import Finding
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import image_suffix, short_name
+from DISYRECore.io.files import DICOM_RESULTS, image_suffix, short_name
 from DISYRECore.io.grid import LPS_TO_RAS, Grid, same_grid
 from DISYRECore.io.volume import Volume, resample, to_canonical
 from DISYRECore.models.description import BRAIN_MRI
@@ -33,7 +33,7 @@ try:
 except ImportError as missing:
     raise DisyreError("DICOM results need highdicom; install it with: pip install 'disyre[dicom]'.") from missing
 
-SEGMENTATION, SCORE_MAP, REPORT = "anomalies.dcm", "score.dcm", "findings.dcm"
+SEGMENTATION, SCORE_MAP, REPORT = DICOM_RESULTS
 
 LEAST_LIKENESS = 0.99
 """Correlation between a slice of the scan and the stored pixels from which on they are the same image."""

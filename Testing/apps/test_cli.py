@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from support import ROOT, write_dicom
@@ -26,7 +27,14 @@ from DISYRECore.synthesis.test_set import synthesise_case
 
 ANATOMY = ROOT / "Resources" / "Anatomy" / "folded_head.nii.gz"
 IMAGES = ("score", "anomalies", "restored", "brain_mask")
-FILES = {*(f"{name}.nii.gz" for name in IMAGES), "findings.csv", "report.html", "run.json", "thumbnail.png"}
+FILES = {
+    *(f"{name}.nii.gz" for name in IMAGES),
+    "findings.csv",
+    "findings.json",
+    "report.html",
+    "run.json",
+    "thumbnail.png",
+}
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +236,33 @@ def test_a_dicom_folder_gives_the_same_as_the_nifti_and_no_names(case, result, t
     assert np.corrcoef(dicom.voxels.ravel(), nifti.voxels.ravel())[0, 1] > 0.98
     for path in (tmp_path / "out").iterdir():
         assert b"JOHN" not in path.read_bytes()
+
+
+def test_dicom_results_lie_beside_the_others(case, tmp_path, capsys):
+    """A coarse score finds something in any brain, and needs no network."""
+    quantised = Volume(case.scan.voxels.round().clip(0).astype(np.uint16), case.scan.affine)
+    series = write_dicom(tmp_path / "series", quantised)
+    options = ["--method", "z-score", "--border", "0.3", "--dicom"]
+    assert main(["detect", str(series), "-o", str(tmp_path / "out"), *options]) == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {*FILES, "anomalies.dcm", "score.dcm", "findings.dcm"}
+    labels = read_volume(tmp_path / "out/anomalies.nii.gz").voxels
+    assert pydicom.dcmread(tmp_path / "out/anomalies.dcm").pixel_array.sum() == (labels > 0).sum()
+
+
+def test_dicom_results_of_another_format_are_refused_before_computing(scan, tmp_path, capsys):
+    assert main(["detect", str(scan), "-o", str(tmp_path / "out"), "--dicom"]) == 2
+    assert "DICOM" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_findings_as_json_are_those_of_the_table(result):
+    told = json.loads((result / "findings.json").read_text())
+    with (result / "findings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [one["label"] for one in told] == [int(row["label"]) for row in rows]
+    assert [one["volume_ml"] for one in told] == pytest.approx([float(row["volume_ml"]) for row in rows], rel=1e-3)
+    assert all(one["rarity"].endswith("healthy scans") or "every" in one["rarity"] for one in told)
 
 
 def test_a_folder_of_scans_goes_on_after_a_bad_one(scan, tmp_path, capsys):

@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DISYRECore.apps.arguments import Commands, Renamed, above_zero, add_site_calibration, listed, method, share
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import check_exists
+from DISYRECore.io.files import check_exists, image_suffix
 from DISYRECore.methods import method_names
 from DISYRECore.preprocessing.modalities import modality_names
 
@@ -53,6 +54,8 @@ def add(commands: Commands) -> None:
     command.add_argument("--modality", metavar="NAME", help=modalities)
     command.add_argument("--profile", dest="modality", action=Renamed, metavar="--modality", help=argparse.SUPPRESS)
     add_site_calibration(command)
+    dicom = "write findings, score and report as DICOM too, as new series of the study; INPUT is DICOM"
+    command.add_argument("--dicom", action="store_true", help=dicom)
     scheduler = "send the cases to the Dask cluster with this scheduler, such as tcp://HOST:8786"
     command.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
     bids = "also write the results of a BIDS dataset as a BIDS derivative dataset"
@@ -71,11 +74,13 @@ def _detect(options: argparse.Namespace) -> int:
     compute = _cluster(options.scheduler)
     chosen = options.model, options.method, options.device, options.batch, options.score
     more = options.site_calibration, options.modality, options.study, options.border, options.false_findings
-    recipe, output = Recipe(*chosen, *more), Path(options.output)
+    recipe, output = Recipe(*chosen, *more, options.dicom), Path(options.output)
     found = find_cases([Path(path) for path in options.input], recipe.detector.modality.find, output, options.study)
     if options.mask and not found.is_single:
         raise DisyreError("--mask goes with one scan, but INPUT holds several; run them one by one.")
     cases = [_told(case, options) for case in found.cases]
+    if options.dicom:
+        _check_dicom([case.scans[0] for case in cases])
     if found.label_maps:
         print(f"disyre: {_left_out(found.label_maps)}", file=sys.stderr)
     if options.bids:
@@ -88,6 +93,16 @@ def _detect(options: argparse.Namespace) -> int:
     if options.bids:
         write_derivatives(cases, output, Path(options.bids))
     return code
+
+
+def _check_dicom(scans: Sequence[Path]) -> None:
+    """Refuses, before any computing, what DICOM results cannot be made of."""
+    import_module("DISYRECore.reports.dicom")
+    for scan in scans:
+        if scan.is_file() and image_suffix(scan):
+            raise DisyreError(
+                f"{scan.name} is no DICOM series, to which DICOM results could belong; leave --dicom out."
+            )
 
 
 def _cluster(address: str | None) -> Compute | None:
