@@ -271,6 +271,11 @@ def _longest_mm(points: np.ndarray) -> float:
     return float(np.ptp(points @ ways, axis=0).max())
 
 
+def side_of(right_mm: float, brain: np.ndarray, affine: np.ndarray) -> str:
+    """Side of a place at RAS x in mm, see `Finding`; the brain mask (X, Y, Z) lies on the grid of `affine`."""
+    return _side(right_mm - _brain_middle(brain, affine))
+
+
 def _side(rightwards_mm: float) -> str:
     if abs(rightwards_mm) <= MIDLINE_MM:
         return "midline"

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from DISYRECore.errors import DisyreError
-
-if TYPE_CHECKING:
-    pass
-
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_RESULTS = ("anomalies.dcm", "score.dcm", "findings.dcm")
@@ -50,6 +46,24 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise DisyreError(f"Nothing can be written to {folder}; choose another output folder.", "output") from error
+
+
+@contextlib.contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """A hidden folder whose files move into `folder` once all are complete; on an error none does.
+
+    Raises:
+        DisyreError: Of kind ``output``: nothing can be written there.
+    """
+    check_writable(folder)
+    with tempfile.TemporaryDirectory(prefix=".disyre-", dir=folder) as name:
+        try:
+            yield Path(name)
+            for path in sorted(Path(name).iterdir()):
+                os.replace(path, folder / path.name)
+        except OSError as error:
+            sentence = f"Writing to {folder} failed ({error.strerror}); is the disk full?"
+            raise DisyreError(sentence, "output") from error
 
 
 def write_text(text: str, path: Path | str) -> None:

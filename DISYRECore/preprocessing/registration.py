@@ -45,7 +45,9 @@ class Registration:
         return Volume(volume.voxels, self.to_fixed @ volume.affine, volume.source)
 
 
-def register(fixed: Volume, fixed_mask: np.ndarray, moving: Volume, moving_mask: np.ndarray) -> Registration:
+def register(
+    fixed: Volume, fixed_mask: np.ndarray, moving: Volume, moving_mask: np.ndarray, aligned_mm: float = ALIGNED_MM
+) -> Registration:
     """Finds the rigid motion that brings a scan onto another one of the same patient.
 
     Where it fails, the scan stays where it is and the agreement is 0.
@@ -53,6 +55,7 @@ def register(fixed: Volume, fixed_mask: np.ndarray, moving: Volume, moving_mask:
     Args:
         fixed, moving: Brains in [0, 1], 0 outside, on grids of any orientation.
         fixed_mask, moving_mask: (X, Y, Z) bool on their grids.
+        aligned_mm: Motions that are smaller everywhere in the brain are taken for none.
     """
     images = [_itk_image(volume) for volume in (fixed, moving)]
     method = _method(_itk_image(Volume(_dilated(fixed_mask), fixed.affine)))
@@ -66,7 +69,7 @@ def register(fixed: Volume, fixed_mask: np.ndarray, moving: Volume, moving_mask:
         return Registration(np.eye(4), 0.0, 0.0)
     to_fixed = np.linalg.inv(_matrix(start))
     moved = _largest_motion(to_fixed, moving, moving_mask)
-    if moved < ALIGNED_MM:
+    if moved < aligned_mm:
         to_fixed, moved = np.eye(4), 0.0
     placed = Volume(moving.voxels, to_fixed @ moving.affine)
     return Registration(to_fixed, moved, edge_agreement(fixed, fixed_mask, placed))
