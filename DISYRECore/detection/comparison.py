@@ -34,7 +34,7 @@ LEAST_AGREEMENT = 0.58
 """As for the scans of a study."""
 
 FINEST_MM, REGISTRATION_MM = 1.0, 1.5
-"""Finest spacing of the half-way grid; spacing of the images that are registered."""
+"""Finest spacings of the half-way grid and of the images that are registered; coarser scans have grids of their own."""
 
 SMOOTH_MM, BIAS_MM = 1.0, 20.0
 """Standard deviations of the smoothing of the difference, and of what counts as slow bias."""
@@ -199,18 +199,24 @@ def _doubts(visible: float, before: Detection, after: Detection) -> list[str]:
 
 def _registered(before: Detection, after: Detection) -> Registration:
     """The later scan onto the earlier one, however little it moved."""
-    found = register(*_for_registration(before), *_for_registration(after), aligned_mm=0.0)
+    spacing_mm = max(REGISTRATION_MM, _finest_mm(before, after))
+    images = [_for_registration(one, spacing_mm) for one in (before, after)]
+    found = register(*images[0], *images[1], aligned_mm=0.0)
     if found.agreement < LEAST_AGREEMENT:
         raise DisyreError("The two scans do not fit each other; give two scans of one patient.")
     return found
 
 
-def _for_registration(detection: Detection) -> tuple[Volume, np.ndarray]:
+def _finest_mm(before: Detection, after: Detection) -> float:
+    return min(*before.scan.spacing_mm, *after.scan.spacing_mm)
+
+
+def _for_registration(detection: Detection, spacing_mm: float) -> tuple[Volume, np.ndarray]:
     """The brain, normalised, and its mask, on a coarser grid."""
     scan, mask = to_canonical(detection.scan), to_canonical(_as_float(detection.brain_mask))
     box = crop_box(mask.voxels > 0, margin=1)
     near, near_mask = crop(scan, box), crop(mask, box)
-    grid = model_grid(near, REGISTRATION_MM)
+    grid = model_grid(near, spacing_mm)
     inside = resample(near_mask, grid).voxels > 0.5
     image = brain_scale(near.voxels, near_mask.voxels > 0.5).normalise(resample(near, grid).voxels)
     return Volume(image * inside, grid.affine), inside
@@ -252,8 +258,8 @@ def half_motion(motion: np.ndarray) -> np.ndarray:
 
 def _grid(before: Detection, after: Detection, to_half: np.ndarray) -> Grid:
     mask = to_canonical(_placed(_as_float(before.brain_mask), to_half))
-    finest = min(*before.scan.spacing_mm, *after.scan.spacing_mm)
-    return model_grid(crop(mask, crop_box(mask.voxels > 0, margin=1)), max(FINEST_MM, finest))
+    near = crop(mask, crop_box(mask.voxels > 0, margin=1))
+    return model_grid(near, max(FINEST_MM, _finest_mm(before, after)))
 
 
 def _placed(volume: Volume, motion: np.ndarray) -> Volume:

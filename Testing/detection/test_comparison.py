@@ -19,7 +19,7 @@ from DISYRECore.io.volume import Volume, resample
 from DISYRECore.synthesis.anatomy import AnatomyBank
 from DISYRECore.synthesis.test_set import synthesise_case
 
-SPACING_MM = 2.0
+SPACING_MM = 3.0
 PLACE_RAS = np.array([24.0, -20.0, 22.0])
 """In the white matter of the right hemisphere."""
 
@@ -39,14 +39,14 @@ def healthy(bank: AnatomyBank) -> Brain:
     return Brain(case.scan, case.brain_mask.voxels > 0)
 
 
-def ball(brain: Brain, radius_mm: float = 6.0) -> np.ndarray:
+def ball(brain: Brain, radius_mm: float = 9.0) -> np.ndarray:
     places = np.stack(np.meshgrid(*map(np.arange, brain.scan.shape), indexing="ij"), -1)
     points = places @ brain.scan.affine[:3, :3].T + brain.scan.affine[:3, 3]
     middle = brain.scan.affine[:3, :3] @ ndimage.center_of_mass(brain.mask) + brain.scan.affine[:3, 3]
     return np.linalg.norm(points - middle - PLACE_RAS, axis=-1) < radius_mm
 
 
-def brighter(brain: Brain, radius_mm: float = 6.0, share: float = 0.4) -> Brain:
+def brighter(brain: Brain, radius_mm: float = 9.0, share: float = 0.4) -> Brain:
     voxels = brain.scan.voxels * (1 + share * ball(brain, radius_mm)).astype(np.float32)
     return Brain(Volume(voxels, brain.scan.affine), brain.mask)
 
@@ -110,10 +110,10 @@ def test_a_scan_has_not_changed_against_itself(healthy: Brain) -> None:
 @pytest.fixture(scope="module")
 def grown(healthy: Brain) -> Comparison:
     """A lesion that has grown in a patient who moved."""
-    before, after = brighter(noisier(healthy), 5.0), brighter(noisier(healthy, seed=1), 9.0)
+    before, after = brighter(noisier(healthy), 8.0), brighter(noisier(healthy, seed=1), 14.0)
     away = moved(after, motion())
-    lesion = moved(Brain(Volume(ball(after, 9.0).astype(np.float32), after.scan.affine), after.mask), motion())
-    return compare(seen(before, ball(before, 5.0)), seen(biased(away), lesion.scan.voxels > 0.5))
+    lesion = moved(Brain(Volume(ball(after, 14.0).astype(np.float32), after.scan.affine), after.mask), motion())
+    return compare(seen(before, ball(before, 8.0)), seen(biased(away), lesion.scan.voxels > 0.5))
 
 
 def test_a_lesion_that_has_grown_is_measured_where_it_did(grown: Comparison) -> None:
@@ -121,20 +121,20 @@ def test_a_lesion_that_has_grown_is_measured_where_it_did(grown: Comparison) -> 
     assert change.kind == "grown"
     assert change.side == "right"
     assert change.brighter
-    shell_ml = 4 / 3 * np.pi * (9.0**3 - 5.0**3) / 1000
+    shell_ml = 4 / 3 * np.pi * (14.0**3 - 8.0**3) / 1000
     assert change.volume_ml == pytest.approx(shell_ml, abs=max(2 * change.uncertainty_ml, 0.3 * shell_ml))
     assert change.before_ml < change.after_ml
 
 
 def test_the_other_way_round_it_has_shrunk(healthy: Brain) -> None:
-    large, small = (brighter(noisier(healthy, seed=int(r)), r) for r in (9.0, 5.0))
-    found = compare(seen(large, ball(large, 9.0)), seen(small, ball(small, 5.0)))
+    large, small = (brighter(noisier(healthy, seed=int(r)), r) for r in (14.0, 8.0))
+    found = compare(seen(large, ball(large, 14.0)), seen(small, ball(small, 8.0)))
     assert kinds(found) == ["shrunken"]
     assert not found.changes[0].brighter
 
 
 def test_a_lesion_that_was_not_there_is_new_and_one_that_is_not_there_is_gone(healthy: Brain) -> None:
-    without, lesion = seen(noisier(healthy)), brighter(noisier(healthy, seed=1), 6.0)
+    without, lesion = seen(noisier(healthy)), brighter(noisier(healthy, seed=1))
     assert kinds(compare(without, seen(lesion, ball(lesion)))) == ["new"]
     assert kinds(compare(seen(lesion, ball(lesion)), without)) == ["gone"]
 
@@ -144,7 +144,7 @@ def test_a_finding_where_the_scans_do_not_differ_is_steady(healthy: Brain) -> No
     found = compare(seen(one, ball(one)), seen(two, ball(two)))
     assert found.changes == []
     (volumes,) = found.steady
-    assert volumes == pytest.approx([4 / 3 * np.pi * 6**3 / 1000] * 2, rel=0.3)
+    assert volumes == pytest.approx([4 / 3 * np.pi * 9**3 / 1000] * 2, rel=0.3)
 
 
 def test_on_t1_a_place_that_becomes_darker_is_new(healthy: Brain) -> None:
@@ -186,7 +186,7 @@ def test_matching_takes_out_what_is_slow_and_leaves_a_lesion(healthy: Brain) -> 
     two = biased(brighter(healthy)).scan.voxels / level / 2.5
     before, after = matched(one, two, healthy.mask, healthy.scan.spacing_mm)
     tissue = ndimage.binary_erosion(healthy.mask, iterations=4) & (one > 0.3)
-    ratio = np.log(after / np.maximum(before, 1e-6))
+    ratio = np.log(np.maximum(after, 1e-6) / np.maximum(before, 1e-6))
     lesion = ndimage.binary_erosion(ball(healthy))
     assert np.abs(ratio[tissue & ~ndimage.binary_dilation(ball(healthy), iterations=2)]).max() < 0.1
     assert ratio[lesion].mean() == pytest.approx(np.log(1.4), abs=0.1)
