@@ -37,13 +37,13 @@ def compare_scans(
         check_exists(path)
     check_writable(output)
     detector = Detector(device=device)
-    comparison = compare(*(_detected(detector, path, contrast) for path in (before, after)))
+    comparison = compare(*(detected(detector, path, contrast) for path in (before, after)))
     with all_or_none(output) as folder:
         _write(comparison, folder, f"{short_name(before)} and {short_name(after)}")
     return comparison
 
 
-def _detected(detector: Detector, path: Path, contrast: str | None) -> Detection:
+def detected(detector: Detector, path: Path, contrast: str | None) -> Detection:
     """A detection in a scan, or in the scan of a result with the mask and contrast of that result."""
     record = path / "run.json"
     if not record.is_file():
