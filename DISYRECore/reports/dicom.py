@@ -7,19 +7,17 @@ and study modules are copies of the source's; every frame names the source image
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from DISYRECore.detection.detector import Detection
 from DISYRECore.detection.findings import Finding
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import DICOM_RESULTS, image_suffix, short_name
+from DISYRECore.io.dicom import choose_stack, read_dicom
+from DISYRECore.io.files import DICOM_RESULTS, short_name
 from DISYRECore.io.grid import LPS_TO_RAS, Grid, same_grid
 from DISYRECore.io.volume import Volume, resample, to_canonical
 from DISYRECore.models.description import BRAIN_MRI
@@ -34,12 +32,6 @@ except ImportError as missing:
     raise DisyreError("DICOM results need highdicom; install it with: pip install 'disyre[dicom]'.") from missing
 
 SEGMENTATION, SCORE_MAP, REPORT = DICOM_RESULTS
-
-LEAST_LIKENESS = 0.99
-"""Correlation between a slice of the scan and the stored pixels from which on they are the same image."""
-
-UNEVEN = 0.1
-"""Deviation of a slice from its place in a regular stack, in slice distances, that readers tolerate."""
 
 SEGMENT_RGB = (0, 200, 220)
 EXPLAINED = "Research use only. Not a medical device."
@@ -81,16 +73,14 @@ _SCORE = _own("score", "Anomaly score")
 
 @dataclass(frozen=True, eq=False)
 class SourceSeries:
-    """The images of a DICOM series that fill a grid.
+    """The images that a scan was read from.
 
     Attributes:
-        files: Where they are.
         images: Headers without pixels: one for each slice, or a single one with many frames.
         slices: For each image or frame, in stored order, its index along the third axis of the grid.
         grid: Columns, rows, slices, to RAS mm.
     """
 
-    files: list[Path]
     images: list[Dataset]
     slices: list[int]
     grid: Grid
@@ -100,151 +90,63 @@ class SourceSeries:
         voxels = resample(volume, self.grid, order=0).voxels
         return np.ascontiguousarray(voxels.T[self.slices])
 
-    def pixels(self, frame: int) -> np.ndarray:
-        """Stored pixels (row, column) of a frame."""
-        image = sitk.ReadImage(str(self.files[0 if len(self.images) == 1 else frame]))
-        return sitk.GetArrayFromImage(image)[frame if len(self.images) == 1 else 0]
-
 
 # --- the source
 
 
-def source_files(scan: Path) -> list[Path]:
-    """The files of a DICOM folder, or a single one.
-
-    Raises:
-        DisyreError: It is an image of another format.
-    """
-    if scan.is_file() and image_suffix(scan):
-        raise DisyreError(f"{scan.name} is no DICOM series, to which DICOM results could belong; leave --dicom out.")
-    return sorted(file for file in scan.iterdir() if file.is_file()) if scan.is_dir() else [scan]
-
-
-def find_source(files: Sequence[Path], scan: Volume) -> SourceSeries:
-    """The series that a scan was read from: it lies on the same grid and shows the same.
+def find_source(path: Path, scan: Volume) -> SourceSeries:
+    """The images that a scan was read from.
 
     Args:
-        files: DICOM files, in any order, of one series or of many; others are passed over.
-        scan: As read from them.
+        path: The DICOM folder or file.
+        scan: As read from it; array axes may be in another order.
 
     Raises:
-        DisyreError: None of the series is the scan, or it has no frame of reference.
+        DisyreError: The scan is not what `read_dicom` makes of the path, it has no frame of reference, or its frames
+            are only some of a file's.
     """
-    for found in _series(files):
-        if same_grid(to_canonical(_on(found.grid)).grid, to_canonical(_on(scan.grid)).grid) and _shows(found, scan):
-            return _completed(found, scan)
-    raise DisyreError(
-        f"The DICOM images of {short_name(scan.source)} are not on the grid of the scan; DICOM results need a regular "
-        "series that was not resampled."
-    )
-
-
-def _on(grid: Grid) -> Volume:
-    """A volume that holds nothing; no memory is taken."""
-    return Volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine)
-
-
-def _series(files: Sequence[Path]) -> list[SourceSeries]:
-    """The series among files whose slices form regular stacks."""
-    by_uid: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    for file in files:
-        header = _header(file)
-        if header is not None:
-            by_uid[str(header.SeriesInstanceUID)].append((file, header))
-    return [found for pairs in by_uid.values() if (found := _stack(pairs)) is not None]
-
-
-def _header(file: Path) -> Dataset | None:
-    """A DICOM image without its pixels; None for anything else."""
-    try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError):
-        return None
-    return header if "Rows" in header and "SeriesInstanceUID" in header else None
-
-
-def _stack(pairs: list[tuple[Path, Dataset]]) -> SourceSeries | None:
-    """Slices or frames in their order along the normal; None where they are no regular stack."""
-    files, images = [file for file, _ in pairs], [header for _, header in pairs]
-    if len(images) > 1 and any("PerFrameFunctionalGroupsSequence" in image for image in images):
-        return None
-    try:
-        planes = _planes(images)
-    except (AttributeError, IndexError, TypeError, ValueError):
-        return None
-    places = np.array([place for place, _, _ in planes])
-    _, cosines, pixel_mm = planes[0]
-    if len(places) < 2 or any(not np.allclose(c, cosines, atol=1e-4) for _, c, _ in planes):
-        return None
-    along = places @ np.cross(cosines[:3], cosines[3:])
-    order = np.argsort(along)
-    slices = np.argsort(order)
-    step = (places[order[-1]] - places[order[0]]) / (len(places) - 1)
-    deviation = np.linalg.norm(places - places[order[0]] - slices[:, None] * step, axis=1)
-    if deviation.max() > UNEVEN * np.linalg.norm(step):
-        return None
-    affine = np.eye(4)
-    affine[:3] = np.column_stack([cosines[:3] * pixel_mm[1], cosines[3:] * pixel_mm[0], step, places[order[0]]])
-    grid = Grid((int(images[0].Columns), int(images[0].Rows), len(places)), LPS_TO_RAS @ affine)
-    return SourceSeries(files, images, slices.tolist(), grid)
-
-
-def _planes(images: list[Dataset]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Place of the first pixel, direction cosines of row and column, and pixel spacing of each image or frame, LPS."""
-    first = images[0]
-    if "PerFrameFunctionalGroupsSequence" not in first:
-        return [_plane(image, image, image) for image in images]
-    shared = first.SharedFunctionalGroupsSequence[0]
-    return [
-        _plane(*(_group(name, frame, shared) for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")))
-        for frame in first.PerFrameFunctionalGroupsSequence
-    ]
-
-
-def _group(name: str, frame: Dataset, shared: Dataset) -> Dataset:
-    keyword = f"{name}Sequence"
-    group: Dataset = (frame if keyword in frame else shared)[keyword][0]
-    return group
-
-
-def _plane(position: Dataset, orientation: Dataset, measures: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    values = position.ImagePositionPatient, orientation.ImageOrientationPatient, measures.PixelSpacing
-    place, cosines, pixel_mm = (np.array([float(number) for number in value]) for value in values)
-    return place, cosines, pixel_mm
-
-
-def _shows(series: SourceSeries, scan: Volume) -> bool:
-    """Whether the stored pixels of the middle slice are those of the scan."""
-    frame = series.slices.index(len(series.slices) // 2)
-    stored, seen = series.pixels(frame).ravel(), series.frames(scan)[frame].ravel()
-    if not np.ptp(stored) or not np.ptp(seen):
-        return np.ptp(stored) == np.ptp(seen)
-    return float(np.corrcoef(stored, seen)[0, 1]) >= LEAST_LIKENESS
-
-
-def _completed(series: SourceSeries, scan: Volume) -> SourceSeries:
-    """With the attributes that results have to name, empty where the source has none."""
-    if not all(image.get("FrameOfReferenceUID") for image in series.images):
+    stored, (stack, _) = read_dicom(path), choose_stack(path)
+    if not _are_the_same(stored, scan):
         raise DisyreError(
-            f"{short_name(scan.source)} names no frame of reference, so DICOM results would have no place; leave "
-            "--dicom out."
+            f"{short_name(path)} does not hold the scan that was read; give the DICOM series of this scan."
         )
-    for image in series.images:
-        for keyword in _ALWAYS_PRESENT:
-            if keyword not in image:
-                setattr(image, keyword, "")
-    return series
+    files = list(dict.fromkeys(frame.file for frame in stack.frames))
+    images = [_completed(pydicom.dcmread(file, stop_before_pixels=True), path) for file in files]
+    if len(images) == 1:
+        stored_order = np.argsort([frame.index for frame in stack.frames]).tolist()
+    else:
+        stored_order = list(range(len(stack.frames)))
+    if len(stack.frames) != (int(images[0].get("NumberOfFrames") or 1) if len(images) == 1 else len(images)):
+        raise DisyreError(f"{short_name(path)} holds more frames than the scan; DICOM results need all of a file.")
+    return SourceSeries(images, stored_order, stored.grid)
+
+
+def _are_the_same(stored: Volume, scan: Volume) -> bool:
+    one, other = to_canonical(stored), to_canonical(scan)
+    return same_grid(one.grid, other.grid) and np.allclose(one.voxels, other.voxels, rtol=1e-4)
+
+
+def _completed(image: Dataset, path: Path) -> Dataset:
+    """With the attributes that results have to name, empty where the source has none."""
+    if not image.get("FrameOfReferenceUID"):
+        raise DisyreError(
+            f"{short_name(path)} names no frame of reference, so DICOM results would have no place; leave --dicom out."
+        )
+    for keyword in _ALWAYS_PRESENT:
+        if keyword not in image:
+            setattr(image, keyword, "")
+    return image
 
 
 # --- results
 
 
-def write_dicom_results(detection: Detection, files: Sequence[Path], folder: Path) -> list[Path]:
+def write_dicom_results(detection: Detection, path: Path, folder: Path) -> list[Path]:
     """Writes `SCORE_MAP` and, where there are findings, `SEGMENTATION` and `REPORT`.
 
     Args:
         detection: Of a brain scan.
-        files: The DICOM files that the scan was read from; those of other series beside them do not matter.
+        path: The DICOM folder or file that the scan was read from.
         folder: Exists.
 
     Returns:
@@ -255,7 +157,7 @@ def write_dicom_results(detection: Detection, files: Sequence[Path], folder: Pat
     """
     if detection.record["modality"] != BRAIN_MRI:
         raise DisyreError("DICOM results are made of brain MRI only; leave --dicom out.")
-    source = find_source(files, detection.scan)
+    source = find_source(path, detection.scan)
     objects = {SCORE_MAP: score_map(detection, source)}
     if detection.findings:
         segmentation = segment(detection, source)

@@ -27,10 +27,11 @@ from DISYRECore.detection.detector import Detection
 from DISYRECore.detection.evidence import HealthyFindings
 from DISYRECore.detection.findings import label_findings
 from DISYRECore.errors import DisyreError
+from DISYRECore.io.dicom import choose_stack
 from DISYRECore.io.read import read_volume
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.reports import dicom
-from DISYRECore.reports.dicom import REPORT, SCORE_MAP, SEGMENTATION, find_source, source_files, write_dicom_results
+from DISYRECore.reports.dicom import REPORT, SCORE_MAP, SEGMENTATION, find_source, write_dicom_results
 
 ENHANCED_MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4.1"
 SHAPE = (26, 20, 12)
@@ -80,7 +81,7 @@ def against_the_normal(folder: Path) -> Path:
 
 
 def multi_frame(folder: Path) -> Path:
-    """All slices in one file."""
+    """All slices in one file, interleaved."""
     folder.mkdir()
     volume = image(oblique())
     file = new_dicom(volume, ENHANCED_MR_IMAGE_STORAGE, "1.2.8", "1.2.8.1")
@@ -88,12 +89,13 @@ def multi_frame(folder: Path) -> Path:
     shared.PixelMeasuresSequence = [pixel_measures(volume)]
     shared.PlaneOrientationSequence = [plane_orientation(volume)]
     file.SharedFunctionalGroupsSequence, file.PerFrameFunctionalGroupsSequence = [shared], []
-    for k in range(volume.shape[2]):
+    order = [k * 7 % volume.shape[2] for k in range(volume.shape[2])]
+    for k in order:
         frame = Dataset()
         frame.PlanePositionSequence = [plane_position(volume, k)]
         file.PerFrameFunctionalGroupsSequence.append(frame)
     file.NumberOfFrames = volume.shape[2]
-    file.PixelData = volume.voxels.transpose(2, 1, 0).astype("<u2").tobytes()
+    file.PixelData = volume.voxels.transpose(2, 1, 0)[order].astype("<u2").tobytes()
     file.save_as(folder / "enhanced", enforce_file_format=True)
     return complete(folder)
 
@@ -125,11 +127,11 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     make, has_company = request.param
     folder = tmp_path_factory.mktemp("dicom")
     series = make(folder / "series")
-    detection = detection_of(read_volume(series))
-    uid = str(pydicom.dcmread(next(series.iterdir())).SeriesInstanceUID)
     if has_company:
         complete(write_dicom(series, image(oblique(), seed=1), "1.2.2"))
-    paths = write_dicom_results(detection, source_files(series), folder)
+    detection = detection_of(read_volume(series))
+    uid = choose_stack(series)[0].series
+    paths = write_dicom_results(detection, series, folder)
     return SimpleNamespace(folder=folder, detection=detection, paths=paths, series=series, uid=uid)
 
 
@@ -146,14 +148,29 @@ def voxels_of(file: Dataset, frame: Dataset, pixels: np.ndarray, detection: Dete
     return indices.round().astype(int)
 
 
-def test_segments_are_read_back_where_they_were_found(written: SimpleNamespace) -> None:
-    file, detection = pydicom.dcmread(written.folder / SEGMENTATION), written.detection
-    labels = np.zeros(detection.scan.shape, int)
+def labels_of(path: Path, detection: Detection) -> np.ndarray:
+    """The segments as a label image on the grid of the scan."""
+    file, labels = pydicom.dcmread(path), np.zeros(detection.scan.shape, int)
     for frame, pixels in zip(file.PerFrameFunctionalGroupsSequence, file.pixel_array, strict=True):
         indices = voxels_of(file, frame, pixels, detection)[pixels.ravel() > 0]
         labels[tuple(indices.T)] = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    assert (labels != detection.labels.voxels).sum() == 0
-    assert len(file.SegmentSequence) == len(detection.findings) == 4
+    return labels
+
+
+def test_segments_are_read_back_where_they_were_found(written: SimpleNamespace) -> None:
+    labels = labels_of(written.folder / SEGMENTATION, written.detection)
+    assert (labels != written.detection.labels.voxels).sum() == 0
+    assert labels.max() == len(written.detection.findings) == 4
+
+
+def test_slices_that_are_shifted_against_each_other_keep_their_places(tmp_path: Path) -> None:
+    """A gantry that was tilted by 12 degrees."""
+    affine = oblique()
+    affine[:3, 2] += 3 * np.tan(np.deg2rad(12)) * affine[:3, 1] / 1.1
+    series = complete(write_dicom(tmp_path / "series", image(affine)))
+    detection = detection_of(read_volume(series))
+    write_dicom_results(detection, series, tmp_path)
+    assert np.array_equal(labels_of(tmp_path / SEGMENTATION, detection), detection.labels.voxels)
 
 
 def test_the_score_is_read_back_where_it_was(written: SimpleNamespace) -> None:
@@ -246,20 +263,20 @@ def test_a_single_finding_is_a_segment_too(make: Callable[[Path], Path], tmp_pat
     series = make(tmp_path / "series")
     found = detection_of(read_volume(series))
     alone = Volume(np.where(found.labels.voxels == 1, found.labels.voxels, 0), found.labels.affine)
-    write_dicom_results(replace(found, labels=alone, findings=found.findings[:1]), source_files(series), tmp_path)
+    write_dicom_results(replace(found, labels=alone, findings=found.findings[:1]), series, tmp_path)
     assert pydicom.dcmread(tmp_path / SEGMENTATION).pixel_array.sum() == alone.voxels.sum()
     (group,) = hd.sr.srread(tmp_path / REPORT).content.get_volumetric_roi_measurement_groups()
-    slices = np.flatnonzero((alone.voxels == 1).any(axis=(0, 1)))
     images = group.referenced_segment.source_images_for_segmentation
-    numbers = images[0].referenced_frame_numbers or [
-        int(str(one.referenced_sop_instance_uid).split(".")[-1]) for one in images
-    ]
-    assert sorted(numbers) == (slices + 1).tolist()
+    if make is multi_frame:
+        slices = [(number - 1) * 7 % SHAPE[2] for number in images[0].referenced_frame_numbers]
+    else:
+        slices = [int(str(one.referenced_sop_instance_uid).split(".")[-1]) - 1 for one in images]
+    assert sorted(slices) == np.flatnonzero((alone.voxels == 1).any(axis=(0, 1))).tolist()
 
 
 def test_without_findings_there_is_the_score_alone(tmp_path: Path) -> None:
     series = classic(tmp_path / "series")
-    paths = write_dicom_results(detection_of(read_volume(series), with_findings=False), source_files(series), tmp_path)
+    paths = write_dicom_results(detection_of(read_volume(series), with_findings=False), series, tmp_path)
     assert [path.name for path in paths] == [SCORE_MAP]
 
 
@@ -271,14 +288,14 @@ def test_a_scan_that_the_files_do_not_show_is_refused(tmp_path: Path) -> None:
     other = image(oblique(), seed=2).voxels.astype(np.float32)
     for stranger in (replace(scan, affine=moved), replace(scan, voxels=other)):
         with pytest.raises(DisyreError, match=ONE_SENTENCE):
-            find_source(source_files(series), stranger)
+            find_source(series, stranger)
 
 
 def test_a_series_with_a_gap_is_refused(tmp_path: Path) -> None:
     scan = read_volume(classic(tmp_path / "whole"))
     series = complete(write_dicom(tmp_path / "gap", image(oblique()), slices=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]))
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        find_source(source_files(series), scan)
+        find_source(series, scan)
 
 
 def test_a_source_without_a_frame_of_reference_is_refused(tmp_path: Path) -> None:
@@ -288,7 +305,7 @@ def test_a_source_without_a_frame_of_reference_is_refused(tmp_path: Path) -> Non
         del header.FrameOfReferenceUID
         header.save_as(path)
     with pytest.raises(DisyreError, match="frame of reference"):
-        find_source(source_files(series), read_volume(series))
+        find_source(series, read_volume(series))
 
 
 def test_what_the_source_leaves_out_is_empty(tmp_path: Path) -> None:
@@ -298,18 +315,15 @@ def test_what_the_source_leaves_out_is_empty(tmp_path: Path) -> None:
         del header.PatientID, header.IssuerOfPatientID, header.SpecificCharacterSet
         header.PatientName = ""
         header.save_as(path)
-    for path in write_dicom_results(detection_of(read_volume(series)), source_files(series), tmp_path):
+    for path in write_dicom_results(detection_of(read_volume(series)), series, tmp_path):
         assert pydicom.dcmread(path).PatientID in ("", None)
 
 
-def test_other_modalities_and_formats_are_refused(tmp_path: Path) -> None:
+def test_other_modalities_are_refused(tmp_path: Path) -> None:
     series = classic(tmp_path / "series")
     ultrasound = replace(detection_of(read_volume(series)), record={**RECORD, "modality": "ultrasound"})
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        write_dicom_results(ultrasound, source_files(series), tmp_path)
-    (tmp_path / "scan.nii.gz").touch()
-    with pytest.raises(DisyreError, match=ONE_SENTENCE):
-        source_files(tmp_path / "scan.nii.gz")
+        write_dicom_results(ultrasound, series, tmp_path)
 
 
 def test_without_highdicom_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
