@@ -112,13 +112,11 @@ def find_source(path: Path, scan: Volume) -> SourceSeries:
         )
     files = list(dict.fromkeys(frame.file for frame in stack.frames))
     images = [_completed(pydicom.dcmread(file, stop_before_pixels=True), path) for file in files]
-    if len(images) == 1:
-        stored_order = np.argsort([frame.index for frame in stack.frames]).tolist()
-    else:
-        stored_order = list(range(len(stack.frames)))
-    if len(stack.frames) != (int(images[0].get("NumberOfFrames") or 1) if len(images) == 1 else len(images)):
-        raise DisyreError(f"{short_name(path)} holds more frames than the scan; DICOM results need all of a file.")
-    return SourceSeries(images, stored_order, stored.grid)
+    count = sum(int(image.get("NumberOfFrames") or 1) for image in images)
+    if count != len(stack.frames) or 1 < len(images) < count:
+        raise DisyreError(f"{short_name(path)} holds other frames than the scan's in a file; export the scan alone.")
+    slices = np.argsort([frame.index for frame in stack.frames], kind="stable").tolist()
+    return SourceSeries(images, slices, stored.grid)
 
 
 def _are_the_same(stored: Volume, scan: Volume) -> bool:

@@ -80,7 +80,7 @@ def against_the_normal(folder: Path) -> Path:
     return complete(write_dicom(folder, image(affine)))
 
 
-def multi_frame(folder: Path) -> Path:
+def multi_frame(folder: Path, echoes: int = 1) -> Path:
     """All slices in one file, interleaved."""
     folder.mkdir()
     volume = image(oblique())
@@ -89,12 +89,14 @@ def multi_frame(folder: Path) -> Path:
     shared.PixelMeasuresSequence = [pixel_measures(volume)]
     shared.PlaneOrientationSequence = [plane_orientation(volume)]
     file.SharedFunctionalGroupsSequence, file.PerFrameFunctionalGroupsSequence = [shared], []
-    order = [k * 7 % volume.shape[2] for k in range(volume.shape[2])]
-    for k in order:
-        frame = Dataset()
+    order = [k * 7 % volume.shape[2] for k in range(volume.shape[2])] * echoes
+    for number, k in enumerate(order):
+        frame, echo = Dataset(), Dataset()
+        echo.EffectiveEchoTime = 90.0 * (1 + number // volume.shape[2])
+        frame.MREchoSequence = [echo]
         frame.PlanePositionSequence = [plane_position(volume, k)]
         file.PerFrameFunctionalGroupsSequence.append(frame)
-    file.NumberOfFrames = volume.shape[2]
+    file.NumberOfFrames = len(order)
     file.PixelData = volume.voxels.transpose(2, 1, 0)[order].astype("<u2").tobytes()
     file.save_as(folder / "enhanced", enforce_file_format=True)
     return complete(folder)
@@ -296,6 +298,12 @@ def test_a_series_with_a_gap_is_refused(tmp_path: Path) -> None:
     series = complete(write_dicom(tmp_path / "gap", image(oblique()), slices=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]))
     with pytest.raises(DisyreError, match=ONE_SENTENCE):
         find_source(series, scan)
+
+
+def test_a_file_of_two_echoes_is_refused(tmp_path: Path) -> None:
+    series = multi_frame(tmp_path / "series", echoes=2)
+    with pytest.raises(DisyreError, match=ONE_SENTENCE):
+        find_source(series, read_volume(series))
 
 
 def test_a_source_without_a_frame_of_reference_is_refused(tmp_path: Path) -> None:
