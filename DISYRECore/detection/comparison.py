@@ -51,8 +51,8 @@ LEAST_SPREAD = 0.01
 LOW, NEEDED = 3.0, 0.3
 """|z| above which voxels form components, and evidence (|z| above it, summed over mL) that a change needs."""
 
-SMALLEST_ML = 0.03
-"""Smaller changes are dropped, and those no larger than their own uncertainty."""
+SMALLEST_ML, CERTAIN = 0.03, 1.5
+"""Volume, and multiple of its own uncertainty, that a change must exceed."""
 
 MOST_HIDDEN = 0.15
 """Difference, as a share of the brain's median, that would just be seen, from which on scans are hard to compare. Half
@@ -370,13 +370,13 @@ def _components(evidence: np.ndarray, voxel_ml: float) -> tuple[np.ndarray, np.n
 def _changes(
     evidence: np.ndarray, difference: np.ndarray, spread: np.ndarray, pair: _Pair, contrast: str
 ) -> tuple[np.ndarray, list[Change]]:
-    """The label image, uint16, and the changes that are larger than their own uncertainty."""
+    """The label image, uint16, and the changes that are certain enough."""
     voxel_ml = pair.grid.voxel_ml
     labels, strengths = _components(evidence, voxel_ml)
     image, changes = np.zeros(pair.grid.shape, np.uint16), list[Change]()
     for number, strength in enumerate(strengths.tolist(), start=1):
         place, uncertainty_ml = _drawn(labels == number, difference, spread, pair)
-        if place.sum() * voxel_ml > max(SMALLEST_ML, uncertainty_ml):
+        if place.sum() * voxel_ml > max(SMALLEST_ML, CERTAIN * uncertainty_ml):
             label = len(changes) + 1
             image[place] = label
             changes.append(_change(label, place, uncertainty_ml, strength, evidence, pair, contrast))
