@@ -122,6 +122,17 @@ def opens_narrow_and_says_what_to_do() -> None:
     assert widget("detectButton").toolTip == "Select an MRI volume."
 
 
+def unknown_choices_get_their_defaults() -> None:
+    path = SCRATCH / "unknown.mrml"
+    slicer.mrmlScene.Commit(str(path))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("maskMode AUTOMATIC", "maskMode OF_TOMORROW"), encoding="utf-8")
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Import()
+    settle()
+    assert module().panel.parameters.maskMode.name == "AUTOMATIC"
+
+
 def demo_is_made_and_shown() -> None:
     import SampleData  # noqa: F401 -- registers the samples
 
@@ -140,6 +151,7 @@ def detects_while_the_window_lives() -> None:
     assert rows() >= 1, status()
     assert status().startswith(f"{rows()} finding"), status()
     assert "FLAIR" in status()
+    assert slicer.modules.disyre.widgetRepresentation().minimumSizeHint.width() <= NARROW
 
 
 def a_click_goes_to_the_finding() -> None:
@@ -158,11 +170,13 @@ def the_sliders_move_what_is_shown() -> None:
         widget("borderSlider").setValue(border)
         settle()
         assert status().startswith(f"{rows()} finding"), status()
-    widget("raritySlider").setValue(0)
-    settle()
-    assert rows() >= 1
-    widget("raritySlider").setValue(6)
-    settle()
+    counts = []
+    for stop in (0, 10, 6):
+        widget("raritySlider").setValue(stop)
+        settle()
+        counts.append(rows())
+        assert status().startswith(f"{rows()} finding"), status()
+    assert counts[0] <= counts[2] <= counts[1], counts
 
 
 def the_key_hides_and_shows() -> None:
@@ -174,13 +188,39 @@ def the_key_hides_and_shows() -> None:
     assert module().panel.parameters.show is shown
 
 
+def comparing_leads_back() -> None:
+    before = slicer.app.layoutManager().layout
+    click("compareButton")
+    settle()
+    difference = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeDISYREDifference")
+    assert difference.GetBackgroundVolumeID()
+    grab(0, "comparison")
+    click("compareButton")
+    assert slicer.app.layoutManager().layout == before
+
+
+def a_name_and_a_verdict_are_kept() -> None:
+    widget("findingsTable").item(0, 1).setText("Named")
+    click("nextButton")
+    click("rejectButton")
+    settle()
+    row = module().panel.findings.current
+    assert row.name == "Named"
+    assert row.rejected
+    assert not row.kept
+    click("rejectButton")
+    settle()
+
+
 def report_and_images_are_written() -> None:
     from DISYRELib.export import export_images, save_report
 
     panel = module().panel
-    save_report(panel.logic, panel.result, str(SCRATCH / "report.html"), panel._criteria)
+    for name in ("report.html", "report.pdf"):
+        save_report(panel.logic, panel.result, str(SCRATCH / name), panel._criteria)
     export_images(panel.result, str(SCRATCH))
     assert (SCRATCH / "report.html").stat().st_size > 1000
+    assert (SCRATCH / "report.pdf").read_bytes().startswith(b"%PDF-")
     assert (SCRATCH / "score.nii.gz").is_file()
     assert (SCRATCH / "anomalies.nii.gz").is_file()
 
@@ -190,6 +230,8 @@ def report_and_images_are_written() -> None:
 
 def the_heat_map_survives_the_segment_editor() -> None:
     levels = {module().panel.result.levels.GetName()}
+    widget("showSelector").setCurrentIndex(0)
+    slicer.app.processEvents()
     assert label_layers() == levels
     click("editButton")
     slicer.app.processEvents()
@@ -221,17 +263,6 @@ def a_scene_over_an_open_one_keeps_its_result() -> None:
     settle()
     assert module().panel.result is not None
     assert rows() >= 1
-
-
-def unknown_choices_get_their_defaults() -> None:
-    path = SCRATCH / "unknown.mrml"
-    slicer.mrmlScene.Commit(str(path))
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("maskMode AUTOMATIC", "maskMode OF_TOMORROW"), encoding="utf-8")
-    slicer.mrmlScene.SetURL(str(path))
-    slicer.mrmlScene.Import()
-    settle()
-    assert module().panel.parameters.maskMode.name == "AUTOMATIC"
 
 
 def reloading_leaves_no_old_code() -> None:
@@ -287,16 +318,18 @@ def a_tiny_volume_is_refused_at_once() -> None:
 
 STEPS = (
     opens_narrow_and_says_what_to_do,
+    unknown_choices_get_their_defaults,
     demo_is_made_and_shown,
     detects_while_the_window_lives,
     a_click_goes_to_the_finding,
     the_sliders_move_what_is_shown,
     the_key_hides_and_shows,
+    comparing_leads_back,
+    a_name_and_a_verdict_are_kept,
     report_and_images_are_written,
     the_heat_map_survives_the_segment_editor,
     a_saved_scene_comes_back_alive,
     a_scene_over_an_open_one_keeps_its_result,
-    unknown_choices_get_their_defaults,
     reloading_leaves_no_old_code,
     a_run_can_be_cancelled,
     closing_during_a_run_ends_it,
@@ -324,6 +357,7 @@ def main() -> int:
             return 1
         finally:
             grab(number, step.__name__)
+            module().logic.close()
     print(f"All {len(STEPS)} steps passed; pictures in {FOLDER}")
     return 0
 

@@ -19,7 +19,7 @@ HEADINGS = {
     "mL": "Volume",
     "mm": "Longest extent",
     "Healthy": "How many healthy scans have so strong a finding; empty where that was not measured",
-    "Shown by": "Contrasts that show it",
+    "In": "Contrasts that show it",
 }
 """Headings of the columns with what they mean."""
 
@@ -55,7 +55,8 @@ class FindingsTable:
             widget.horizontalHeaderItem(column).setToolTip(_(meaning))
         widget.horizontalHeader().setMinimumSectionSize(NARROWEST)
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-        widget.horizontalHeader().setSectionResizeMode(len(HEADINGS) - 1, qt.QHeaderView.Stretch)
+        widget.horizontalHeader().setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
+        widget.horizontalHeader().setHighlightSections(False)
         widget.connect("cellClicked(int,int)", self._clicked)
         widget.connect("currentCellChanged(int,int,int,int)", lambda row, _column, before: self._moved(row, before))
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
@@ -72,6 +73,7 @@ class FindingsTable:
                 item.setToolTip(_told(row))
                 _strike(item, row.rejected)
                 self.widget.setItem(index, column, item)
+        self.widget.resizeRowsToContents()
         places = [row.place for row in rows]
         known = current is not None and current.place in places
         self.widget.setCurrentCell(places.index(current.place) if current and known else -1, PLACE)

@@ -74,6 +74,8 @@ class StudyTable:
         self.widget.setRowCount(len(self._volumes))
         for row, listed in enumerate(self._volumes):
             self.widget.setItem(row, 0, _box(listed.GetName(), listed is volume, listed in further))
+            if self.widget.cellWidget(row, 1) is not None:
+                self.widget.cellWidget(row, 1).hide()  # Qt deletes it later
             self.widget.setCellWidget(row, 1, self._menu(listed, recognised if listed is volume else ""))
             self.widget.setRowHeight(row, ROW_PIXELS)
         self.widget.blockSignals(blocked)

@@ -459,8 +459,8 @@ def test_table_is_copied_as_text(desktop: Any, widget: Any) -> None:
     assert "1 finding" in status(desktop)
     desktop.click("copyButton")
     lines = qt.QApplication.clipboard().text().splitlines()
-    assert lines[0].split("\t") == ["#", "Place", "mL", "mm", "Healthy", "Shown by"]
-    assert lines[1].split("\t")[:2] == ["1", "left, deep"]
+    assert lines[0].split("\t") == ["#", "Place", "mL", "mm", "Healthy", "In"]
+    assert lines[1].split("\t")[:2] == ["1", "left, cortical"]
 
 
 def test_loading_the_module_is_light() -> None:

@@ -372,7 +372,7 @@ def test_runs_again_into_the_same_nodes_or_into_new_ones(desktop: Any, widget: A
     known = nodes()
     assert detect(desktop) == first
     assert nodes() == known
-    desktop.widget("outputsCollapsibleButton").collapsed = False
+    desktop.widget("advancedCollapsibleButton").collapsed = False
     desktop.choose("scoreSelector", None)
     desktop.choose("segmentationSelector", None)
     second = detect(desktop)
@@ -426,7 +426,7 @@ def test_the_rarity_slider_filters_table_segment_and_report(desktop: Any, widget
     for false_findings, count in ((0.5, 2), (2.0, 3), (0.1, 1)):
         set_rarity(desktop, false_findings)
         assert column(desktop, "Healthy") == RARITIES[:count]
-        assert column(desktop, "Shown by") == ["FLAIR"] * count
+        assert column(desktop, "In") == ["FLAIR"] * count
         assert ndimage.label(segment_of(result, volume))[1] == count
         assert status(desktop).startswith(f"{count} finding")
         save_report(widget.logic, result, str(tmp_path / "report.html"), widget.panel._criteria)
@@ -485,7 +485,13 @@ def test_the_table_fits_a_narrow_panel(desktop: Any, widget: Any, tmp_path: Path
     set_rarity(desktop, 5.0)
     desktop.grab(PICTURES / "panel_narrow.png", NARROW)
     assert desktop.panel.width == NARROW
-    assert not desktop.widget("findingsTable").horizontalScrollBar().isVisible()
+    table = desktop.widget("findingsTable")
+    assert not table.horizontalScrollBar().isVisible()
+    words = table.fontMetrics()
+    for column_ in range(1, table.columnCount):
+        texts = [table.horizontalHeaderItem(column_).text(), *(table.item(r, column_).text() for r in range(3))]
+        longest = max(words.horizontalAdvance(part) for text in texts for part in text.split(", "))
+        assert table.columnWidth(column_) > longest
 
 
 def as_saved_before(widget: Any, result: Any) -> None:
@@ -522,7 +528,7 @@ def test_a_scene_of_the_version_before_opens(desktop: Any, widget: Any, tmp_path
     assert desktop.widget("borderSlider").value == pytest.approx(0.4)
     assert widget.panel.parameters.falseFindings == 0.5
     assert widget.panel.result.default_border == result.record["border"] == 0.5
-    assert column(desktop, "Place") == ["left"]
+    assert column(desktop, "Place") == ["left, cortical"]
     assert column(desktop, "mm") == [""]
     assert not desktop.widget("raritySlider").isEnabled()
     assert widget.panel.parameters.parameterNode.GetParameter("threshold") == ""
@@ -534,7 +540,7 @@ def test_scene_with_unknown_parameters_opens(desktop: Any, widget: Any) -> None:
     widget.panel.parameters.parameterNode.UnsetParameter("heatOpacity")
     rebind(widget, model="model-of-yesterday", somethingOld="1")
     assert desktop.widget("modelSelector").currentIndex == 0
-    assert desktop.widget("opacitySlider").value == pytest.approx(0.6)
+    assert desktop.widget("opacitySlider").value == pytest.approx(0.4)
     rebind(widget, method="METHOD_OF_YESTERDAY")
     assert desktop.widget("methodSelector").currentIndex == 0
 
