@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from DISYRECore.models.device import mixed_precision
 
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-"""The CPU's convolutions are compiled for each shape of their input, and every scan brings new ones: those of about
-three scans are kept, not the 1,024 that are usual. Read when the first network runs."""
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "160")
+"""The CPU's convolutions are compiled for each shape of their input, 70 to 140 for a scan, and every scan brings new
+shapes: those of one scan are kept, not the 1,024 that are usual. Read when the first network runs."""
 
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and the share of it that is done; may raise to cancel."""

@@ -107,7 +107,7 @@ def results(output: Path) -> dict[str, float]:
     found = {}
     for folder in sorted(path for path in output.rglob("*") if path.is_dir() and ".disyre" not in path.parts):
         ours = {path.name for path in folder.iterdir() if path.is_file()} & set(ALWAYS)
-        if not ours or (folder / ".run.json").exists():
+        if not ours or ((folder / ".run.json").exists() and "run.json" not in ours):
             continue
         assert ours == set(ALWAYS), f"half a result in {folder}: {ours}"
         case = folder.relative_to(output).as_posix()

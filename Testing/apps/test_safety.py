@@ -22,7 +22,7 @@ from DISYRECore.synthesis.test_set import synthesise_case
 NO_SOCKETS = """
 import socket, sys
 def refuse(*arguments, **named):
-    raise SystemExit("a socket was opened")
+    raise PermissionError("sockets are forbidden")
 socket.socket.__init__ = refuse
 for name in ("create_connection", "getaddrinfo", "socketpair", "gethostbyname"):
     setattr(socket, name, refuse)
@@ -74,7 +74,7 @@ def disyre(*arguments: str, code: str = NO_SOCKETS) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("method", ["z-score", "disyre-v2"])
-def test_detection_opens_no_socket(scan: Volume, tmp_path: Path, method: str) -> None:
+def test_detection_works_with_sockets_forbidden(scan: Volume, tmp_path: Path, method: str) -> None:
     write_volume(scan, tmp_path / "in.nii.gz")
     done = disyre("detect", str(tmp_path / "in.nii.gz"), "-o", str(tmp_path / "out"), "--method", method)
     assert done.returncode == 0, done.stderr
