@@ -56,7 +56,7 @@ SMALLEST_ML, CERTAIN = 0.03, 1.5
 
 MOST_HIDDEN = 0.15
 """Difference, as a share of the brain's median, that would just be seen, from which on scans are hard to compare. Half
-way between the two pairs of real scans tried: .09 of one scanner, .21 of two."""
+way between the two pairs of real scans tried: .09 of one scanner, .22 of two."""
 
 BRIGHTER = {"T1": False, "T1C": True, "T2": True, "FLAIR": True}
 """Whether a lesion that grows is a place that becomes brighter."""
