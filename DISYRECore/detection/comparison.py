@@ -163,7 +163,7 @@ def compare(before: Detection, after: Detection) -> Comparison:
         brain_mask=Volume(pair.brain.astype(np.uint8), pair.grid.affine),
         changes=changes,
         steady=_steady(image > 0, pair),
-        doubts=_doubts(visible, before, after),
+        doubts=_doubts(visible, contrast, before, after),
         record={
             "contrast": contrast,
             "moved_mm": round(registration.moved_mm, 2),
@@ -181,8 +181,10 @@ def _contrast(detection: Detection) -> str:
     return str(detection.record["scan"]["contrast"])
 
 
-def _doubts(visible: float, before: Detection, after: Detection) -> list[str]:
+def _doubts(visible: float, contrast: str, before: Detection, after: Detection) -> list[str]:
     doubts = []
+    if contrast != "FLAIR":
+        doubts.append(f"Comparison is reliable on FLAIR only; on {contrast} expect many false changes.")
     if visible > MOST_HIDDEN:
         doubts.append(
             f"The scans are hard to compare: only differences above {visible:.0%} of the brain's median would be seen "

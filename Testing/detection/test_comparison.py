@@ -152,6 +152,7 @@ def test_on_t1_a_place_that_becomes_darker_is_new(healthy: Brain) -> None:
     found = compare(seen(noisier(healthy), contrast="T1"), seen(darker, ball(darker), contrast="T1"))
     assert kinds(found) == ["new"]
     assert not found.changes[0].brighter
+    assert "FLAIR only" in found.doubts[0]
 
 
 def test_scans_that_differ_all_over_are_hard_to_compare(healthy: Brain) -> None:
