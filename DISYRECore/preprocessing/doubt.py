@@ -1,4 +1,4 @@
-"""What makes a scan doubtful, as far as it can be measured: ghosts, uneven slices, voids.
+"""What makes a scan doubtful, as far as it can be measured: uneven slices and voids.
 
 Thresholds are chosen on healthy heads and on scans made bad on purpose; `docs/limits.md` has the figures.
 """
@@ -11,16 +11,13 @@ from scipy import ndimage
 from DISYRECore.io.volume import Volume
 from DISYRECore.preprocessing.background import content
 
-COARSE_MM = 3.0
-
-GHOST = 0.04
-"""Of the brain's median, by which air beside the head is brighter along one axis than along the other."""
-
-HEAD_SHARE, AIR_MM = 0.2, 8.0
-"""Signal of the head, as a share of the brain's median; and how far from it air begins."""
+COARSE_MM = 4.0
 
 UNEVEN_SLICE, LEAST_AREA = 0.12, 0.3
 """By which share a slice differs from its neighbours; slices with less of the largest area do not count."""
+
+THICK = 1.5
+"""Ratio of the sides of a voxel from which its longest one is the thickness of a slice."""
 
 VOID_SHARE, VOID_ML, NEAR_MM = 0.05, 5.0, 12.0
 """Signal of nothing, as a share of the brain's median; the least volume of a void; how wide a gap in the mask is."""
@@ -28,31 +25,8 @@ VOID_SHARE, VOID_ML, NEAR_MM = 0.05, 5.0, 12.0
 
 def doubts(scan: Volume, mask: np.ndarray, contrast: str) -> list[str]:
     """Sentences on what was measured in a canonical scan and its brain mask (X, Y, Z) bool."""
-    measured = (ghosts(scan, mask), uneven_slices(scan, mask), "" if contrast == "FLAIR" else void(scan, mask))
+    measured = (uneven_slices(scan, mask), "" if contrast == "FLAIR" else void(scan, mask))
     return [sentence for sentence in measured if sentence]
-
-
-def ghosts(scan: Volume, mask: np.ndarray) -> str:
-    """A sentence where the air beside the head repeats it, as motion and flow do along the phase-encoding axis."""
-    share = ghost_share(scan, mask)
-    if share < GHOST:
-        return ""
-    return f"Ghosts lie in the air beside the head ({100 * share:.0f} % of the brain's signal): motion is likely."
-
-
-def ghost_share(scan: Volume, mask: np.ndarray) -> float:
-    """How much brighter air is along one axis from the brain than along the others, over the brain's median.
-
-    0 where there is too little air; air that was set to a constant has no ghosts.
-    """
-    voxels, brain, spacing = _coarse(scan, mask)
-    median = float(np.median(voxels[brain]))
-    head = ndimage.binary_fill_holes(voxels > HEAD_SHARE * median)
-    distance = ndimage.distance_transform_edt(~ndimage.binary_opening(head), sampling=spacing)
-    air = distance > AIR_MM
-    beside = [air & brain.any(axis, keepdims=True) for axis in range(3)]
-    means = [float(voxels[one].mean()) for one in beside if one.sum() > 0.005 * air.size]
-    return (max(means) - min(means)) / median if len(means) > 1 and median > 0 else 0.0
 
 
 def uneven_slices(scan: Volume, mask: np.ndarray) -> str:
@@ -66,8 +40,14 @@ def uneven_slices(scan: Volume, mask: np.ndarray) -> str:
 
 
 def slice_jump(scan: Volume, mask: np.ndarray) -> float:
-    """Largest deviation of the mean brain signal of a slice from its neighbours, relative, over all axes."""
-    return max(_jump(np.moveaxis(scan.voxels, axis, 0), np.moveaxis(mask, axis, 0)) for axis in range(3))
+    """Largest deviation of the mean brain signal of a slice from its neighbours, relative.
+
+    0 for voxels that are about as thick as wide: what was encoded in 3D has no slices.
+    """
+    axis = int(np.argmax(scan.spacing_mm))
+    if scan.spacing_mm[axis] < THICK * min(scan.spacing_mm):
+        return 0.0
+    return _jump(np.moveaxis(scan.voxels, axis, 0), np.moveaxis(mask, axis, 0))
 
 
 def _jump(voxels: np.ndarray, mask: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,9 +11,10 @@ from scipy import ndimage
 from DISYRECore.io.average_head import average_head
 from DISYRECore.io.labels import CSF_LABEL, brain_tissue
 from DISYRECore.io.volume import Volume
-from DISYRECore.preprocessing.doubt import doubts, ghosts, uneven_slices, void
+from DISYRECore.preprocessing.doubt import doubts, uneven_slices, void
 
 
+@lru_cache
 def head(air: float = 3.0, seed: int = 0) -> Volume:
     """The average head on T1, with room around it and noise."""
     labels = average_head().voxels
@@ -25,6 +28,7 @@ def head(air: float = 3.0, seed: int = 0) -> Volume:
     return Volume(np.abs(image + noise).astype(np.float32), average_head().affine)
 
 
+@lru_cache
 def brain() -> np.ndarray:
     return np.pad(ndimage.binary_fill_holes(ndimage.binary_closing(brain_tissue(average_head().voxels))), 12)
 
@@ -43,20 +47,20 @@ def test_a_stripped_brain_is_not_doubted():
     assert not doubts(changed(np.where(brain(), head().voxels, 0)), brain(), "T1")
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("copies", [(2,), (2, 3), (4, 5)])
-def test_ghosts_along_one_axis_are_told(axis: int, copies: tuple[int, ...]):
-    voxels = head().voxels
-    repeated = sum(0.12 * np.roll(voxels, voxels.shape[axis] // n, axis) for n in copies)
-    assert "Ghosts" in ghosts(changed(voxels + repeated), brain())
+def sliced(volume: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every second voxel along an axis, and the affine."""
+    scale = np.ones(4)
+    scale[axis] = 2
+    return np.take(volume, range(0, volume.shape[axis], 2), axis), average_head().affine @ np.diag(scale)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("factor", [0.7, 1.3, 0.0])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.3, 0.0])
 def test_slices_of_another_brightness_are_told(axis: int, factor: float):
-    voxels = head().voxels.copy()
+    voxels, affine = sliced(head().voxels, axis)
     np.moveaxis(voxels, axis, 0)[voxels.shape[axis] // 2] *= factor
-    assert "neighbouring slices" in uneven_slices(changed(voxels), brain())
+    sentence = uneven_slices(Volume(voxels, affine), sliced(brain(), axis)[0])
+    assert ("neighbouring slices" in sentence) == (factor != 1)
 
 
 @pytest.mark.parametrize("place", [(0, 60, 10), (50, 0, 10), (0, 0, 60)])
