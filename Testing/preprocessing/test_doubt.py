@@ -68,5 +68,6 @@ def test_a_void_at_the_brain_is_told(place: tuple[int, int, int]):
     middle = (np.array(brain().shape) - 1) / 2
     distance = np.linalg.norm((np.indices(brain().shape).T - middle) * 2 - place, axis=-1).T
     hole = distance < 20
-    sentence = void(changed(np.where(hole, 0.5, head().voxels)), brain() & ~(distance < 18))
+    noise = np.abs(np.random.default_rng(1).normal(0, 1, hole.shape))
+    sentence = void(changed(np.where(hole, noise, head().voxels)), brain() & ~(distance < 18))
     assert "give no signal" in sentence
