@@ -17,7 +17,7 @@ from DISYRECore.io.grid import Grid
 from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
 from DISYRECore.preprocessing.brain_mask import BrainMask, find_brain
 from DISYRECore.preprocessing.contrast import READ_AS, ContrastEstimate, contrast_of
-from DISYRECore.preprocessing.doubt import doubts
+from DISYRECore.preprocessing.doubt import uneven_slices
 from DISYRECore.synthesis.intensity import brain_scale, expand
 
 THICK_MM = 3.5
@@ -163,7 +163,12 @@ def prepare(
         intensities=intensities,
         brain=brain,
         contrast=READ_AS.get(estimate.contrast, estimate.contrast),
-        flags=[*scan.notes, *brain.flags, *_flags(scan, estimate), *doubts(canonical, brain.mask, estimate.contrast)],
+        flags=[
+            *scan.notes,
+            *brain.flags,
+            *_flags(scan, estimate),
+            *filter(None, [uneven_slices(canonical, brain.mask)]),
+        ],
         estimate=estimate,
     )
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from DISYRECore.io.average_head import average_head
 from DISYRECore.io.labels import CSF_LABEL, brain_tissue
 from DISYRECore.io.volume import Volume
-from DISYRECore.preprocessing.doubt import doubts, uneven_slices, void
+from DISYRECore.preprocessing.doubt import uneven_slices
 
 
 @lru_cache
@@ -33,20 +33,6 @@ def brain() -> np.ndarray:
     return np.pad(ndimage.binary_fill_holes(ndimage.binary_closing(brain_tissue(average_head().voxels))), 12)
 
 
-def changed(voxels: np.ndarray) -> Volume:
-    return Volume(voxels.astype(np.float32), average_head().affine)
-
-
-@pytest.mark.parametrize("air", [0.0, 3.0])
-@pytest.mark.parametrize("contrast", ["T1", "FLAIR"])
-def test_a_good_head_is_not_doubted(air: float, contrast: str):
-    assert not doubts(head(air), brain(), contrast)
-
-
-def test_a_stripped_brain_is_not_doubted():
-    assert not doubts(changed(np.where(brain(), head().voxels, 0)), brain(), "T1")
-
-
 def sliced(volume: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Every second voxel along an axis, and the affine."""
     scale = np.ones(4)
@@ -61,13 +47,3 @@ def test_slices_of_another_brightness_are_told(axis: int, factor: float):
     np.moveaxis(voxels, axis, 0)[voxels.shape[axis] // 2] *= factor
     sentence = uneven_slices(Volume(voxels, affine), sliced(brain(), axis)[0])
     assert ("neighbouring slices" in sentence) == (factor != 1)
-
-
-@pytest.mark.parametrize("place", [(0, 60, 10), (50, 0, 10), (0, 0, 60)])
-def test_a_void_at_the_brain_is_told(place: tuple[int, int, int]):
-    middle = (np.array(brain().shape) - 1) / 2
-    distance = np.linalg.norm((np.indices(brain().shape).T - middle) * 2 - place, axis=-1).T
-    hole = distance < 20
-    noise = np.abs(np.random.default_rng(1).normal(0, 1, hole.shape))
-    sentence = void(changed(np.where(hole, noise, head().voxels)), brain() & ~(distance < 18))
-    assert "give no signal" in sentence
