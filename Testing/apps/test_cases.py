@@ -103,6 +103,13 @@ def test_a_folder_of_results_only_holds_no_scan(tmp_path: Path) -> None:
         names(tmp_path)
 
 
+def test_a_result_with_dicom_objects_is_no_series(tmp_path: Path) -> None:
+    dicom(tmp_path / "p" / "1")
+    dicom(tmp_path / "old" / "1")
+    (tmp_path / "old" / "1" / "run.json").write_text('{"disyre": "0.1.0"}')
+    assert names(tmp_path) == ["p/1"]
+
+
 def test_of_a_bids_dataset_the_anatomical_scans_are_taken(tmp_path: Path) -> None:
     touch(
         tmp_path,
