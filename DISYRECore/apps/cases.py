@@ -135,9 +135,10 @@ def _scans_below(root: Path, find: Find, output: Path) -> Iterator[Path]:
     for name, folders, _ in os.walk(root, followlinks=True):
         folder = Path(name)
         folders[:] = sorted(one for one in folders if _may_hold_scans(folder / one, root, output, bids))
-        ours = {*result_files(folder), *([folder] if folder != root else [])} if holds_result(folder) else set()
+        ours = set(result_files(folder)) if holds_result(folder) else set()
         for scan in _scans_in(folder, find):
-            if scan not in seen and scan not in ours:
+            is_result = scan in ours or (scan != root and scan.is_dir() and holds_result(scan))
+            if scan not in seen and not is_result:
                 seen.add(scan)
                 yield scan
 
