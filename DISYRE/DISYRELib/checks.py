@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import slicer
 import vtk
@@ -63,7 +64,7 @@ def hint_about(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
     thickness = max(volume.GetSpacing())
     if thickness > THICK_MM:
         return _("{mm:.1f} mm slices: small lesions may be missed.").format(mm=thickness)
-    if _has_nonfinite(volume):
+    if _has_nonfinite(volume.GetID(), volume.GetImageData().GetPointData().GetScalars().GetMTime()):
         return _("Some voxels hold no valid number; they are taken as background.")
     browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
     if any(browser.IsProxyNodeID(volume.GetID()) for browser in browsers):
@@ -71,8 +72,10 @@ def hint_about(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
     return ""
 
 
-def _has_nonfinite(volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
+@lru_cache(maxsize=16)
+def _has_nonfinite(identifier: str, _time: int) -> bool:
+    """Looks once at the voxels that a volume has at a time; large ones take 10 ms."""
     import numpy as np
 
-    voxels = slicer.util.arrayFromVolume(volume)
+    voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetNodeByID(identifier))
     return voxels.dtype.kind == "f" and not bool(np.isfinite(voxels.sum(dtype=np.float64)))

@@ -76,12 +76,15 @@ def _difference_of(result: Result) -> slicer.vtkMRMLScalarVolumeNode:
         slicer.util.arrayFromVolume(node) for node in (result.input, result.restored, result.levels)
     )
     voxels = np.where(brain > 0, scan.astype(np.float32) - restored, 0).astype(np.float32)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("Difference"))
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(_("Difference"))
     node.SetSaveWithScene(False)
-    node.SetHideFromEditors(True)
+    node.SetHideFromEditors(True)  # before it is added, so that the subject hierarchy does not take it up
+    slicer.mrmlScene.AddNode(node)
     node.SetIJKToRASMatrix(ijk_to_ras(result.score))
     node.SetAndObserveTransformNodeID(result.score.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetSaveWithScene(False)
     spread = float(np.percentile(np.abs(voxels[brain > 0]), SPREAD_PERCENTILE)) if voxels.any() else 1.0
     node.GetDisplayNode().AutoWindowLevelOff()
     node.GetDisplayNode().SetWindowLevelMinMax(-spread, spread)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ class User(RuleBasedStateMachine):
         self.desktop.open("DISYRE")
         self.desktop.pick("showSelector", "Outline")
         self.observations = len(self.desktop.module.Observations)
-        self.tree = set(Path(tempfile.gettempdir()).glob("disyre-*"))
 
     def teardown(self) -> None:
         self.desktop.open("DISYRE")
@@ -158,7 +156,6 @@ class User(RuleBasedStateMachine):
         self.settle()
         assert not self.desktop.errors
         assert len(self.desktop.module.Observations) == self.observations
-        assert set(Path(tempfile.gettempdir()).glob("disyre-*")) == self.tree
 
     @invariant()
     def the_panel_tells_the_truth(self) -> None:
@@ -184,6 +181,7 @@ class User(RuleBasedStateMachine):
 
 
 def work(desktop: Any, folder: Path, steps: int, examples: int) -> None:
+    """The first example is always the plainest one, so there are two and more."""
     User.desktop, User.folder = desktop, folder
     run_state_machine_as_test(
         User,
@@ -200,9 +198,9 @@ def work(desktop: Any, folder: Path, steps: int, examples: int) -> None:
 
 
 def test_a_user_in_a_hurry(desktop: Any, tmp_path: Path) -> None:
-    work(desktop, tmp_path, steps=20, examples=1)
+    work(desktop, tmp_path, steps=20, examples=2)
 
 
 @pytest.mark.slow
 def test_a_user_who_works_all_day(desktop: Any, tmp_path: Path) -> None:
-    work(desktop, tmp_path, steps=200, examples=2)
+    work(desktop, tmp_path, steps=200, examples=3)
