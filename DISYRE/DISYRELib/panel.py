@@ -433,7 +433,6 @@ class Panel:
             p.border = event["used_border"]
             p.scoreVolume, p.segmentation = result.score, result.segmentation
         self.catch_up()
-        self.ui.reviewCollapsibleButton.collapsed = False
 
     def _say(self, sentence: str) -> None:
         self.ui.statusLabel.text, self.ui.statusLabel.visible = sentence, bool(sentence)
@@ -447,6 +446,8 @@ class Panel:
         self._leave_comparison()
         self.result = Result(score) if score is not None and Result(score).complete else None
         self.follower.watch(self.result)
+        if self.result is not None:
+            self.ui.reviewCollapsibleButton.collapsed = False
         self.ui.show3DButton.setSegmentationNode(self.result.segmentation if self.result else None)
         self._list_study()
         self._list_findings()
