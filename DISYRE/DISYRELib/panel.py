@@ -245,7 +245,10 @@ class Panel:
         self._list_study()
         self._update_buttons()
         volume = self.parameters.inputVolume
-        if first or (self.result is not None and self.result.input is volume):
+        if first:
+            return
+        if self.result is not None and self.result.input is volume:
+            self._list_findings()
             return
         results = self.logic.results(volume)
         self._take(results[-1] if results else None)
