@@ -8,8 +8,6 @@ The harness runs it as far as its stand-ins go: ``python -m harness`` in place o
 
 from __future__ import annotations
 
-import glob
-import os
 import sys
 import tempfile
 import time
@@ -291,9 +289,11 @@ def a_run_can_be_cancelled() -> None:
 def closing_during_a_run_ends_it() -> None:
     click("detectButton")
     slicer.app.processEvents()
+    folder = Path(module().logic.detection.run.folder.name)
+    assert folder.is_dir()
     module().logic.close()
     assert idle()
-    assert not glob.glob(os.path.join(tempfile.gettempdir(), "disyre-*"))
+    assert not folder.exists()
 
 
 def a_deleted_input_ends_the_run_in_words() -> None:
