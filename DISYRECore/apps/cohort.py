@@ -16,14 +16,14 @@ import json
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -72,6 +72,7 @@ class Recipe:
         study: Whether the scans of a case are taken together.
         border, false_findings: Of `Detector.detect`.
         dicom: Whether results are written as DICOM objects too.
+        run: Of its own for each run, beyond which no process keeps a detector: models and calibrations may change.
     """
 
     model: str | None = None
@@ -85,11 +86,12 @@ class Recipe:
     border: float | None = None
     false_findings: float = 0.5
     dicom: bool = False
+    run: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def detector(self) -> Detector:
         """The detector, loaded when it is first asked for."""
-        return _detector(self.model, self.method, self.device, self.batch, self.score, self.site, self.modality)
+        return _detector(self)
 
     def sha256(self) -> str:
         """Of everything but the scan that a result depends on."""
@@ -101,8 +103,9 @@ class Recipe:
 
 
 @lru_cache(maxsize=1)
-def _detector(*arguments: Any) -> Detector:
-    return Detector(*arguments)
+def _detector(recipe: Recipe) -> Detector:
+    r = recipe
+    return Detector(r.model, r.method, r.device, r.batch, r.score, r.site, r.modality)
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ def _finish(ready: Ready, recipe: Recipe, output: Path) -> None:
     """Computes a case that was loaded, and swaps its result in."""
     with _bar() as progress:
         detection = _detect(ready, recipe, progress)
-    case, new = ready.case, output / WORK / NEW / uuid.uuid4().hex
+    case, new = ready.case, output / WORK / NEW / uuid4().hex
     write_result(detection, new, case.title, recipe.dicom)
     move_result(new, output / case.name)
     for sentence in doubts(detection.record):

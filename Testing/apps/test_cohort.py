@@ -330,7 +330,7 @@ def test_killed_at_any_moment_nothing_is_lost_half_written_or_of_someone_else(tm
     wanted = {name.replace("__", "/"): number for name, number in new.items()}
     kills, finished = 0, False
     while not finished:
-        finished = killed_after(chance.uniform(0, usual / 2.5), lambda: run(folder, out))
+        finished = killed_after(chance.uniform(0, usual / 5), lambda: run(folder, out))
         kills += not finished
         for name, number in results(out).items():
             assert number in (before[name], wanted[name])

@@ -345,7 +345,8 @@ def ask(detector: Detector, tmp_path: Path) -> Ask:
 def test_a_study_by_command_line_writes_one_set_of_results(ask: Ask, patient: Patient, tmp_path: Path) -> None:
     assert ask(*written(tmp_path / "in", T1=patient["T1"], FLAIR=moved(patient["FLAIR"]))) == 0
     images = ("score", "score_T1", "score_FLAIR", "anomalies", "restored", "brain_mask")
-    expected = {*(f"{name}.nii.gz" for name in images), "findings.csv", "report.html", "run.json", "thumbnail.png"}
+    expected = {*(f"{name}.nii.gz" for name in images), "findings.csv", "findings.json", "report.html", "run.json"}
+    expected.add("thumbnail.png")
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     for name in images:
         assert read_volume(tmp_path / "out" / f"{name}.nii.gz").shape == patient["T1"].shape

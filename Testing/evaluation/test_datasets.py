@@ -21,7 +21,7 @@ MNI = "space-MNI152NLin2009aSym"
 
 def image(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4) if affine is None else affine), path)
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([3, 3, 3, 1.0]) if affine is None else affine), path)
     return path
 
 
@@ -381,8 +381,8 @@ def test_mask_on_another_grid_is_resampled_and_reported(tmp_path: Path) -> None:
     truth = tmp_path / "coregistered" / "patient02" / "patient02_consensus_gt.nii.gz"
     mask = np.zeros((16, 18, 20))
     mask[6:10, 6:10, 6:10] = 1
-    affine = np.diag([0.5, 0.5, 0.5, 1.0])
-    affine[:3, 3] = -0.25
+    affine = np.diag([1.5, 1.5, 1.5, 1.0])
+    affine[:3, 3] = -0.75
     image(truth, mask, affine)
     found = read_dataset(tmp_path, contrasts=["FLAIR"])
     assert found.warnings == ["Resampled by nearest neighbour, since a mask lies on another grid: patient02_FLAIR."]
@@ -392,12 +392,12 @@ def test_mask_on_another_grid_is_resampled_and_reported(tmp_path: Path) -> None:
 
 def test_mask_that_does_not_overlap_is_refused_by_name(tmp_path: Path) -> None:
     atlas(tmp_path)
-    far = np.eye(4)
+    far = np.diag([3, 3, 3, 1.0])
     far[:3, 3] = 500
     image(Path(read_dataset(tmp_path).cases[1].truth or ""), np.eye(10)[:8, :9, None] * np.ones(10), far)
     found = read_dataset(tmp_path)
     assert "another grid: sub-r001s002_ses-1_T1." in found.warnings[0]
-    with pytest.raises(DisyreError, match=r"^sub-r001s002_ses-1_T1: .*marks nothing inside the scan"):
+    with pytest.raises(DisyreError, match=r"^sub-r001s002_ses-1_T1: .*lies elsewhere"):
         found.cases[1].load()
 
 

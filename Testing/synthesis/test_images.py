@@ -108,7 +108,7 @@ def test_distance_is_0_in_the_brain_and_grows_outside(bank: AnatomyBank) -> None
 )
 def test_files_that_are_no_label_maps_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
     with pytest.raises(DisyreError, match=r"^[^\n]*label map[^\n]*$"):
-        load_anatomies([written(tmp_path, labels.reshape((round(len(labels) ** (1 / 3)),) * 3))])
+        load_anatomies([written(tmp_path, labels.reshape((round(len(labels) ** (1 / 3)),) * 3), spacing_mm=8.0)])
 
 
 def test_no_label_maps_or_mixed_spacings_are_refused(tmp_path: Path) -> None:
