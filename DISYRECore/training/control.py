@@ -93,6 +93,15 @@ def locked(out: Path) -> Iterator[None]:
                 (out / LOCK).unlink()
 
 
+def is_locked(out: Path) -> bool:
+    """Whether a process is at work on the run in a folder."""
+    try:
+        with (out / LOCK).open("r+", encoding="utf-8") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
 def _lock(file: IO[str]) -> bool:
     """Locks an open file until it is closed or the process ends; False where another has locked it."""
     try:
