@@ -151,9 +151,12 @@ class Course:
         self.emit({"event": "progress", "value": round(value, 3), "left_s": left and round(left, 1)})
 
     def _value(self, share: float) -> float:
+        """Of the whole detection; a stage that belongs to none is a whole of its own."""
+        if self.stage not in SHARES:
+            return share
         stages = list(SHARES)
-        before = stages[: stages.index(self.stage)] if self.stage in SHARES else []
-        return min(sum(SHARES[stage] for stage in before) + share * SHARES.get(self.stage, 0), 1.0)
+        before = stages[: stages.index(self.stage)]
+        return min(sum(SHARES[stage] for stage in before) + share * SHARES[self.stage], 1.0)
 
 
 class Worker:
@@ -178,14 +181,14 @@ class Worker:
             self.inbox.busy.clear()
         return 0
 
+    @property
+    def commands(self) -> dict[str, Callable[..., Event]]:
+        """What can be asked for."""
+        return {"detect": self.detect, "report": self.report, "demo": self.demo, "check": self.check}
+
     def _serve(self, request: Event) -> bool:
         """Handles one request; false when it was cancelled."""
-        commands: dict[str, Callable[..., Event]] = {
-            "detect": self.detect,
-            "report": self.report,
-            "demo": self.demo,
-            "check": self.check,
-        }
+        commands = self.commands
         course = Course(self.emit, self.inbox.stop)
         try:
             command = commands.get(str(request.pop("command", "")))
@@ -520,8 +523,8 @@ def _describe(error: Exception) -> Event:
     return {"event": "error", "kind": kind, "message": message.replace("\n", " "), "trace": trace}
 
 
-def main() -> int:
-    """Serves stdin and stdout; whatever else prints to stdout goes to stderr."""
+def main(kind: type[Worker] = Worker) -> None:
+    """Serves stdin and stdout, and ends the process; whatever else prints to stdout goes to stderr."""
     protocol = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -531,10 +534,10 @@ def main() -> int:
         except OSError:  # nobody listens any more
             os._exit(CANCELLED)
 
-    return Worker(sys.stdin, emit).run()
+    code = kind(sys.stdin, emit).run()
+    sys.stderr.flush()
+    os._exit(code)  # a thread may still wait for stdin
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # a thread may still wait for stdin
+    main()
