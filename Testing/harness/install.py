@@ -16,7 +16,7 @@ from typing import Any
 
 import slicer
 
-from harness import application, ctk_widgets, dialogs, qmrml_widgets, sample_data, ui_loader
+from harness import application, ctk_widgets, dialogs, plot_widget, qmrml_widgets, sample_data, ui_loader
 from harness.pythonqt import QT_MODULES
 
 
@@ -37,8 +37,8 @@ def classes() -> None:
     own = {"QUiLoader": ui_loader.QUiLoader, "QMessageBox": dialogs.QMessageBox, "QFileDialog": dialogs.QFileDialog}
     _module("qt", {**flat, **own})
     _module("ctk", {**_classes(ctk_widgets, "ctk"), **_classes(dialogs, "ctk")})
-    for members in (_classes(qmrml_widgets, "qMRML"), _classes(application, "qSlicer")):
-        vars(slicer).update(members)
+    for source, prefix in ((qmrml_widgets, "qMRML"), (plot_widget, "qMRML"), (application, "qSlicer")):
+        vars(slicer).update(_classes(source, prefix))
 
 
 def modules() -> None:
