@@ -90,6 +90,7 @@ class Panel:
             (ui.copyButton, self._on_copy),
             (ui.reportButton, self._on_report),
             (ui.exportButton, self._on_export),
+            (ui.trainButton, lambda: slicer.util.selectModule("DISYRETraining")),
             (ui.releaseButton, self._on_release),
             (ui.checkButton, self._on_check),
             (ui.copyLogButton, lambda: _copy(ui.logText.plainText)),
@@ -109,8 +110,15 @@ class Panel:
         self.ui.sampleButton.setMenu(menu)
 
     def _list_models(self) -> None:
+        """Lists what is installed; it may have become more since."""
         selector = self.ui.modelSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
         selector.addItem(_("Automatic (by the contrast of the scan)"), models.AUTOMATIC)
+        self._add_models(selector)
+        selector.blockSignals(blocked)
+
+    def _add_models(self, selector: qt.QComboBox) -> None:
         try:
             listed = list_models()
         except DisyreError as problem:
@@ -149,6 +157,9 @@ class Panel:
 
     def enter(self) -> None:
         """The module was opened: takes the volume that is shown, and listens to its keys."""
+        self._list_models()
+        if self.parameters is not None:
+            self._show_model()
         if self.parameters is not None and self.parameters.inputVolume is None:
             self.parameters.inputVolume = _volume_at_hand()
         if self.result is not None:

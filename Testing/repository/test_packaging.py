@@ -17,6 +17,9 @@ from support import ROOT
 STUB = ROOT / "Testing" / "packaging"
 MODULES = Path("lib", "Slicer-5.13", "qt-scripted-modules")
 LARGEST_MB = 40
+SCRIPTED = ("DISYRE", "DISYRETraining")
+"""Folders of the scripted modules."""
+
 CATALOGUE_KEYS = {"$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url", "tier"}
 
 
@@ -31,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a blank and an umlaut in its path, without what git ignores."""
     folder = tmp_path_factory.mktemp("Käthes Rechner") / "Slicer DISYRE"
     folder.mkdir()
-    for name in ("CMakeLists.txt", "DISYRE", "DISYRECore", "Resources"):
+    for name in ("CMakeLists.txt", *SCRIPTED, "DISYRECore", "Resources"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -72,15 +75,16 @@ def run_python(folder: Path, code: str) -> str:
 
 def test_every_python_file_is_installed(installed: Path) -> None:
     core = {Path("DISYRECore", path) for path in files(ROOT / "DISYRECore") if path.suffix == ".py"}
-    module = {path for path in files(ROOT / "DISYRE") if path.suffix == ".py"}
-    assert core | module == {path for path in files(installed) if path.suffix == ".py"}
+    modules = {path for name in SCRIPTED for path in files(ROOT / name) if path.suffix == ".py"}
+    assert core | modules == {path for path in files(installed) if path.suffix == ".py"}
     assert Path("DISYRECore", "__init__.py") in core
-    assert not (ROOT / "DISYRE" / "__init__.py").exists(), "Slicer would not look for modules in DISYRE/"
+    for name in SCRIPTED:
+        assert not (ROOT / name / "__init__.py").exists(), f"Slicer would not look for modules in {name}/"
 
 
 def test_resources_lie_where_they_are_looked_for(installed: Path) -> None:
     wanted = {Path("Resources", "Icons", "DISYRE.png"), Path("Resources", "requirements.txt")}
-    wanted |= {path for path in files(ROOT / "DISYRE") if path.parts[0] == "Resources"}
+    wanted |= {path for name in SCRIPTED for path in files(ROOT / name) if path.parts[0] == "Resources"}
     for folder in ("Models", "Anatomy"):
         wanted |= {Path("DISYRECore", "Resources", folder, path) for path in files(ROOT / "Resources" / folder)}
     wanted.add(Path("DISYRECore", "Resources", "DISYRE.term.json"))
@@ -109,6 +113,14 @@ def test_installed_copy_answers_as_a_command(installed: Path) -> None:
     assert version in run_python(installed, code)
 
 
+def test_installed_configs_are_where_the_wizard_looks(installed: Path) -> None:
+    code = """
+from DISYRECore.training.choices import Choices, config_values
+print(config_values(Choices("mine"))["task"])
+"""
+    assert run_python(installed, code) == "restoration"
+
+
 def test_installed_worker_runs_by_path(installed: Path, tmp_path: Path) -> None:
     """As PythonSlicer does: the folder of the modules is on its path; -S drops what links to this checkout."""
     request = json.dumps({"command": "demo", "output": str(tmp_path / "demo")})
@@ -133,7 +145,12 @@ def test_installed_tree_is_small_and_holds_nothing_else(installed: Path) -> None
     assert sum((installed / path).stat().st_size for path in paths) < LARGEST_MB * 1e6
     known = {".py", ".json", ".safetensors", ".gz", ".yaml", ".md", ".ui", ".png", ".svg", ".txt", ".ctbl"}
     assert {path.suffix for path in paths} <= known
-    assert {path.parts[0] for path in paths if len(path.parts) > 1} == {"DISYRECore", "DISYRELib", "Resources"}
+    assert {path.parts[0] for path in paths if len(path.parts) > 1} == {
+        "DISYRECore",
+        "DISYRELib",
+        "DISYRETrainingLib",
+        "Resources",
+    }
 
 
 def test_catalogue_entry_says_what_cmake_says(build: Path) -> None:
@@ -146,7 +163,8 @@ def test_catalogue_entry_says_what_cmake_says(build: Path) -> None:
 
 
 def test_icon_is_128_pixels_square() -> None:
-    for path in (ROOT / "Resources" / "DISYRE.png", ROOT / "DISYRE" / "Resources" / "Icons" / "DISYRE.png"):
+    icons = [ROOT / name / "Resources" / "Icons" / f"{name}.png" for name in SCRIPTED]
+    for path in (ROOT / "Resources" / "DISYRE.png", *icons):
         assert struct.unpack(">II", path.read_bytes()[16:24]) == (128, 128)
 
 

@@ -1,0 +1,1 @@
+"""What the module DISYRE Training is made of."""
