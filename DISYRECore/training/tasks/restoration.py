@@ -168,7 +168,7 @@ class RestoringTask(ABC):
         shown = batch.region.flatten(1).sum(1).topk(EXAMPLES).indices
         middle = batch.corrupted[shown, batch.corrupted.shape[1] // 2]
         with torch.no_grad(), mixed_precision(self.device):
-            restored = network(batch.corrupted[shown], batch.step[shown])[0].float()
+            restored = network(batch.corrupted[shown], batch.step[shown])[0].float() * batch.mask[shown]
         rows = torch.cat([middle, restored, batch.healthy[shown]], dim=2)
         return rows.flip(1).flatten(0, 1)
 
