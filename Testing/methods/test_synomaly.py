@@ -269,6 +269,7 @@ def kept_of_a_blob(network: DiffusionNetwork) -> float:
     return float((estimates[0] - estimates[1])[:, blob].mean()) / CONTRAST
 
 
+@pytest.mark.slow
 def test_a_network_trained_with_synomaly_noise_removes_a_blob_that_its_gaussian_twin_keeps() -> None:
     """The contrast lies in the band .5 to 1.5 times s_t / a_t that training covers."""
     a, s = coefficients("cosine", STEP)

@@ -27,6 +27,7 @@ CASES = {
     "anofpdm": (1, 1, UNetSettings((128, 128, 256, 384, 512), 2, (2, 3, 4), head_width=64, classes=3)),
     "synomaly": (1, 1, UNetSettings((128, 128, 256, 384, 512), 2, (3, 4), head_width=64, residual_updown=True)),
 }
+LARGE, SLOW = ("paper", "anofpdm", "synomaly"), pytest.mark.slow
 PARAMETERS = {"paper": 26_296_929, "synomaly": 98_619_009}
 BUNDLED = {"brain-restoration": "compact", "brain-anofpdm": "brain-anofpdm", "brain-synomaly": "brain-synomaly"}
 EXTRACTION = (32, 32, 64, 96, 116, 32)
@@ -105,7 +106,7 @@ def inputs_2d(case: str, size: tuple[int, int], batch: int = 3) -> tuple[Tensor,
     return torch.randn(batch, channels, *size), torch.randint(0, 1000, (batch,)), label
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=SLOW if c in LARGE else ()) for c in CASES])
 def test_2d_starts_and_computes_as_monai(case: str) -> None:
     ours, theirs = seeded(UNet2D, *CASES[case]), seeded(monai_2d, *CASES[case])
     assert_same_state(ours, theirs)
@@ -131,7 +132,7 @@ def test_bundled_2d_weights_give_the_same_as_in_monai(model: str, size: tuple[in
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("case", ["compact", "paper", "brain-anofpdm"])
+@pytest.mark.parametrize("case", ["compact", pytest.param("paper", marks=SLOW), "brain-anofpdm"])
 def test_2d_learns_as_monai(case: str, autocast: bool) -> None:
     ours, theirs = seeded(UNet2D, *CASES[case]), seeded(monai_2d, *CASES[case])
     for network in (ours, theirs):
