@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HEADINGS = {
     "#": "The most unusual first. Clear the box of a finding to leave it out of the segmentation.",
     "Place": "Side of the patient and part of the brain, about; ! asks for care. Double-click to name the finding.",
+    "Sl.": "Axial slice through its strongest point, counted from 1 at the foot",
     "mL": "Volume",
     "mm": "Longest extent",
     "Healthy": "How many healthy scans have so strong a finding; empty where that was not measured",
@@ -116,7 +117,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     volume = f"{row.volume_ml:.{1 if row.volume_ml >= TENTHS_ML else 2}f}"
     longest = "" if row.diameter_mm is None else f"{row.diameter_mm:.0f}"
     unusual = "" if row.false_findings is None else rarity.in_short(row.false_findings)
-    return str(row.number), _place(row), volume, longest, unusual, row.shown_by
+    axial = "" if row.slice_number is None else str(row.slice_number)
+    return str(row.number), _place(row), axial, volume, longest, unusual, row.shown_by
 
 
 def _place(row: Row) -> str:

@@ -479,7 +479,7 @@ class Panel:
         self.findings.fill(rows)
         self.ui.emptyLabel.visible = result is not None and not rows
         self.ui.lockWidget.visible = result is not None and is_edited(result.segmentation)
-        self._say(_outcome_line(result.record, len(rows)) if result else "")
+        self._say(_outcome_line(result, len(rows), self._criteria) if result else "")
         self._update_buttons()
 
     def _paint(self) -> None:
@@ -614,21 +614,38 @@ def _recognised(scan: dict) -> str:
     return _("{contrast} ({probability:.2f})").format(contrast=name, probability=probability) if probability else ""
 
 
-def _outcome_line(record: dict, count: int) -> str:
-    """How many findings, which contrast was assumed, which model and why, and what the reader should know.
+def _outcome_line(result: Result, count: int, criteria: Criteria) -> str:
+    """How many findings, why these, which contrast was assumed, which model and why, and what the reader should know.
 
     Args:
-        record: As `Result.record` has it.
+        result: The one that is shown.
         count: Of the findings that are listed.
+        criteria: What counts as a finding.
     """
+    record = result.record
     found = _("{count} findings.").format(count=count) if count != 1 else _("1 finding.")
     model = _("Method: z-score baseline, without a model.")
     if record.get("model"):
         why = record["why"] and f", {record['why']}"
         model = _("Model: {title}{why}.").format(title=record["model_title"], why=why)
     scan = record.get("scan", {})
-    told = [found, _contrast_line(scan, record.get("contrast")), *scan.get("flags", []), model]
+    told = [found, _threshold_line(result, criteria), _contrast_line(scan, record.get("contrast")), *scan.get("flags", []), model]
     return " ".join([*filter(None, told), *record.get("warnings", [])])
+
+
+def _threshold_line(result: Result, criteria: Criteria) -> str:
+    """Which findings are shown, and what that rests on."""
+    healthy, contrast = result.healthy, result.record.get("contrast") or _("contrast unknown")
+    if healthy is not None:
+        return _("Shown: what is rarer than {rarity}, measured on {count} healthy scans ({contrast}).").format(
+            rarity=rarity.in_healthy_scans(criteria.false_findings), count=healthy.scans, contrast=contrast
+        )
+    border = _("the border of {border:.2f} chosen by hand")
+    if criteria.border == result.default_border:
+        border = _("the border of the model, {border:.2f}") if result.record.get("model") else _("border {border:.2f}")
+    return _("Not calibrated on healthy scans ({contrast}); shown: everything above {border}.").format(
+        contrast=contrast, border=border.format(border=criteria.border)
+    )
 
 
 def _contrast_line(scan: dict, contrast: str | None) -> str:

@@ -40,6 +40,7 @@ COLUMNS = {
     "name": "Name",
     "side": "Side",
     "region": "Region",
+    "slice_number": "Slice",
     "volume_ml": "Volume mL",
     "diameter_mm": "Longest mm",
     "evidence": "Evidence",
@@ -89,6 +90,7 @@ class Row:
         place: A point inside it, RAS mm without the parent transform.
         kept: Whether it is part of the segmentation.
         region: One of `DISYRECore.detection.places.REGIONS`, about; empty in scenes of the version before.
+        slice_number: Of the axial slice through `place`, from 1 at the foot; None in scenes of the version before.
         caution: Why it is to be taken with care; empty without a reason.
         name: Given by hand; empty otherwise.
         rejected: Whether somebody said that it is no anomaly.
@@ -106,6 +108,7 @@ class Row:
     place: Place
     kept: bool = True
     region: str = ""
+    slice_number: int | None = None
     caution: str = ""
     name: str = ""
     rejected: bool = False
@@ -497,6 +500,7 @@ def _read_row(table: vtk.vtkTable, index: int) -> Row:
     place = rounded(tuple(float(_cell(table, index, name)) for name in PLACE))
     fields |= {name: fields[name] or "" for name in TEXTS}
     fields |= {"number": int(fields["number"]), "rejected": bool(fields["rejected"])}
+    fields["slice_number"] = None if fields["slice_number"] is None else int(fields["slice_number"])
     return Row(**fields, place=place, kept=bool(_cell(table, index, KEPT)))
 
 

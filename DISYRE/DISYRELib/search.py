@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -130,11 +130,28 @@ def _cut(result: Result) -> BrainPart:
 
 def _rows(result: Result, findings: list[Finding], extent: BrainExtent) -> list[Row]:
     dropped, notes, contrast = result.dropped, result.notes, result.record.get("contrast") or ""
+    affine, shape = _affine(result.score), result.score.GetImageData().GetDimensions()
     return [
-        _row(finding, contrast, place not in dropped, notes.get(place, Note()), extent)
+        replace(
+            _row(finding, contrast, place not in dropped, notes.get(place, Note()), extent),
+            slice_number=slice_number(finding.peak_ras, affine, shape),
+        )
         for finding in findings
         for place in [rounded(finding.peak_ras)]
     ]
+
+
+def slice_number(place: tuple[float, float, float], affine: np.ndarray, shape: tuple[int, ...]) -> int:
+    """Number of the axial slice of a volume through a point, as a reader counts: from 1 at the foot.
+
+    Args:
+        place: RAS mm without the parent transform.
+        affine: (4, 4), voxel index (i, j, k) to RAS mm.
+        shape: Voxels along i, j and k.
+    """
+    axis = int(np.argmax(np.abs(affine[2, :3] / np.linalg.norm(affine[:3, :3], axis=0))))
+    index = round(float((np.linalg.inv(affine) @ [*place, 1])[axis]))
+    return index + 1 if affine[2, axis] > 0 else shape[axis] - index
 
 
 def _row(finding: Finding, contrast: str, kept: bool, note: Note, extent: BrainExtent) -> Row:

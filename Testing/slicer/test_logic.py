@@ -459,7 +459,7 @@ def test_table_is_copied_as_text(desktop: Any, widget: Any) -> None:
     assert "1 finding" in status(desktop)
     desktop.click("copyButton")
     lines = qt.QApplication.clipboard().text().splitlines()
-    assert lines[0].split("\t") == ["#", "Place", "mL", "mm", "Healthy", "In"]
+    assert lines[0].split("\t") == ["#", "Place", "Sl.", "mL", "mm", "Healthy", "In"]
     assert lines[1].split("\t")[:2] == ["1", "left, cortical"]
 
 

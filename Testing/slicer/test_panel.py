@@ -429,6 +429,8 @@ def test_the_rarity_slider_filters_table_segment_and_report(desktop: Any, widget
         assert column(desktop, "In") == ["FLAIR"] * count
         assert ndimage.label(segment_of(result, volume))[1] == count
         assert status(desktop).startswith(f"{count} finding")
+        shown = {0.5: "1 in 2 healthy scans", 2.0: "2 per healthy scan", 0.1: "1 in 10 healthy scans"}[false_findings]
+        assert f"rarer than {shown}, measured on 10 healthy scans (FLAIR)." in status(desktop)
         save_report(widget.logic, result, str(tmp_path / "report.html"), widget.panel._criteria)
         words = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert ("one of 3 healthy" in words) == (count > 1)
@@ -454,6 +456,9 @@ def test_without_calibration_rarity_is_not_claimed(desktop: Any, widget: Any, tm
     assert "not calibrated" in desktop.widget("raritySlider").toolTip
     assert "not known" in desktop.widget("rarityLabel").text
     assert column(desktop, "Healthy") == ["", "", ""]
+    assert "Not calibrated on healthy scans (FLAIR); shown: everything above border 0.50." in status(desktop)
+    set_border(desktop, 0.7)
+    assert "everything above the border of 0.70 chosen by hand." in status(desktop)
     desktop.grab(PICTURES / "panel_uncalibrated.png")
 
 
@@ -504,7 +509,7 @@ def as_saved_before(widget: Any, result: Any) -> None:
     old = {key: record[key] for key in record if key not in ("border", "healthy", "false_findings")}
     result.score.SetAttribute(RECORD, json.dumps({**old, "threshold": record["border"]}))
     table = result.table.GetTable()
-    for name in ("Longest mm", "Evidence", "False findings per healthy scan", "Shown by"):
+    for name in ("Slice", "Longest mm", "Evidence", "False findings per healthy scan", "Shown by"):
         table.RemoveColumnByName(name)
     node = widget.panel.parameters.parameterNode
     node.SetParameter("threshold", node.GetParameter("border"))
@@ -529,7 +534,7 @@ def test_a_scene_of_the_version_before_opens(desktop: Any, widget: Any, tmp_path
     assert widget.panel.parameters.falseFindings == 0.5
     assert widget.panel.result.default_border == result.record["border"] == 0.5
     assert column(desktop, "Place") == ["left, cortical"]
-    assert column(desktop, "mm") == [""]
+    assert column(desktop, "mm") == column(desktop, "Sl.") == [""]
     assert not desktop.widget("raritySlider").isEnabled()
     assert widget.panel.parameters.parameterNode.GetParameter("threshold") == ""
     set_border(desktop, 0.3)

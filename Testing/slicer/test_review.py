@@ -101,6 +101,34 @@ def test_places_and_cautions_are_said(desktop: Any, blobs: Any) -> None:
         )
 
 
+def test_the_slice_is_the_one_that_a_click_shows(desktop: Any, widget: Any, blobs: Any) -> None:
+    import slicer
+
+    logic = desktop.views.slices["Red"].logic
+    for row, number in enumerate(column(desktop, "Sl.")):
+        desktop.widget("findingsTable").cellClicked.emit(row, 1)
+        desktop.process()
+        assert int(number) == logic.GetSliceIndexFromOffset(offset())
+    slices = slicer.util.arrayFromVolume(blobs[0]).shape[0]
+    assert all(1 <= int(number) <= slices for number in column(desktop, "Sl."))
+
+
+@pytest.mark.parametrize("towards_foot", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_counted_from_the_foot_on_every_grid(axis: int, towards_foot: bool) -> None:
+    from DISYRELib.search import slice_number
+
+    shape, affine, order = (10, 20, 30), np.eye(4), np.roll([0, 1, 2], axis)
+    affine[:3, :3] = np.diag([1.0, 1.5, 3.0])[:, order]
+    axis = int(np.argmax(affine[2, :3]))
+    if towards_foot:
+        affine[2] *= -1
+    for index in (0, 3, shape[axis] - 1):
+        place = affine @ [*(index if k == axis else 5 for k in range(3)), 1]
+        expected = shape[axis] - index if towards_foot else index + 1
+        assert slice_number(tuple(place[:3]), affine, shape) == expected
+
+
 def volumes() -> list[str]:
     return [node for node in nodes() if "VolumeNode" in node]
 
