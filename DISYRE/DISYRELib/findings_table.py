@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DISYRELib import rarity
+from DISYRELib.client import timer
 
 if TYPE_CHECKING:
     from DISYRELib.scene import Row
@@ -49,6 +50,7 @@ class FindingsTable:
     ) -> None:
         self.widget, self._on_go, self._on_keep, self._on_name = widget, on_go, on_keep, on_name
         self._rows: list[Row] = []
+        self._wrap_timer = timer(widget.resizeRowsToContents)
         widget.setColumnCount(len(HEADINGS))
         widget.setHorizontalHeaderLabels([_(heading) for heading in HEADINGS])
         widget.verticalHeader().setVisible(False)
@@ -58,6 +60,7 @@ class FindingsTable:
         widget.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         widget.horizontalHeader().setSectionResizeMode(PLACE, qt.QHeaderView.Stretch)
         widget.horizontalHeader().setHighlightSections(False)
+        widget.horizontalHeader().connect("sectionResized(int,int,int)", self._on_width)
         widget.connect("cellClicked(int,int)", self._clicked)
         widget.connect("currentCellChanged(int,int,int,int)", lambda row, _column, before: self._moved(row, before))
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
@@ -104,6 +107,11 @@ class FindingsTable:
     def _moved(self, index: int, before: int) -> None:
         if index != before and 0 <= index < len(self._rows):
             self._on_go(self._rows[index].number)
+
+    def _on_width(self, column: int, _before: int, _now: int) -> None:
+        """A narrower place needs more lines, counted once the columns have their widths."""
+        if column == PLACE:
+            self._wrap_timer.start(0)
 
     def _changed(self, item: qt.QTableWidgetItem) -> None:
         row = self._rows[item.row()]

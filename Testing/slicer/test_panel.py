@@ -497,6 +497,7 @@ def test_the_table_fits_a_narrow_panel(desktop: Any, widget: Any, tmp_path: Path
         texts = [table.horizontalHeaderItem(column_).text(), *(table.item(r, column_).text() for r in range(3))]
         longest = max(words.horizontalAdvance(part) for text in texts for part in text.split(", "))
         assert table.columnWidth(column_) > longest
+    assert all(table.rowHeight(row) >= 2 * words.height() for row in range(3))  # the place takes two lines
 
 
 def as_saved_before(widget: Any, result: Any) -> None:
