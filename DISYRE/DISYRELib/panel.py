@@ -71,6 +71,7 @@ class Panel:
         self.follower = Follower(lambda: self._criteria, self._list_findings)
         self._shortcuts: list[qt.QShortcut] = []
         self._look_timer = timer(self._look)
+        self._bodies_timer = timer(self._on_bodies)
         self._connect()
         self._offer_samples()
         self._list_models()
@@ -97,6 +98,7 @@ class Panel:
         ):
             button.connect("clicked()", slot)
         ui.modelSelector.connect("currentIndexChanged(int)", self._on_model)
+        ui.show3DButton.connect("toggled(bool)", lambda: self._bodies_timer.start(0))
         ui.raritySlider.maximum = len(rarity.STOPS) - 1
         ui.raritySlider.connect("valueChanged(int)", self._on_rarity)
         for label in (ui.hintLabel, ui.lockLabel):
@@ -148,6 +150,7 @@ class Panel:
         """Lets go of the scene."""
         self._leave_comparison()
         self._look_timer.stop()
+        self._bodies_timer.stop()
         if self.parameters is None:
             return
         self.parameters.disconnectGui(self._tag)
@@ -490,6 +493,11 @@ class Panel:
             return
         paint(self._reviewed, p.border, p.heatOpacity, p.show)
 
+    def _on_bodies(self) -> None:
+        """The bodies were shown or hidden, and their numbers go with them."""
+        if self.result is not None and not scene_is_busy():
+            self._paint()
+
     def _on_reset(self) -> None:
         self.parameters.border = self._reviewed.default_border
 
@@ -629,7 +637,13 @@ def _outcome_line(result: Result, count: int, criteria: Criteria) -> str:
         why = record["why"] and f", {record['why']}"
         model = _("Model: {title}{why}.").format(title=record["model_title"], why=why)
     scan = record.get("scan", {})
-    told = [found, _threshold_line(result, criteria), _contrast_line(scan, record.get("contrast")), *scan.get("flags", []), model]
+    told = [
+        found,
+        _threshold_line(result, criteria),
+        _contrast_line(scan, record.get("contrast")),
+        *scan.get("flags", []),
+        model,
+    ]
     return " ".join([*filter(None, told), *record.get("warnings", [])])
 
 

@@ -20,6 +20,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DISYRELib.checks import ROLE
 from DISYRELib.migration import migrated_record
+from DISYRELib.numbers import prepare_numbers, show_numbers, write_numbers
 from DISYRELib.options import Show
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ SEGMENT_ID, FINGERPRINT = "disyre_anomaly", "DISYRE.Fingerprint"
 RECORD, DROPPED, NOTES = "DISYRE.Record", "DISYRE.Dropped", "DISYRE.Notes"
 OUTLINE_COLOUR = (0.0, 0.9, 1.0)
 OUTLINE_PIXELS = 2
-LEGEND_SIZE, LEGEND_FONT = (0.09, 0.3), 12
+LEGEND_SIZE, LEGEND_PLACE, LEGEND_FONT = (0.08, 0.22), (0.98, 0.94), 12
+"""Shares of a view; the place is its upper right corner, where no plane of the head has brain."""
 HEAT_STOPS = ((110, 0, 0), (190, 20, 0), (240, 90, 0), (255, 160, 0), (255, 225, 50))
 TERMINOLOGY = (
     "Segmentation category and type - DISYRE~SCT^49755003^Morphologically Altered Structure~SCT^52988006^Lesion~^^"
@@ -168,6 +170,11 @@ class Result:
         return self._node("Restored")
 
     @property
+    def numbers(self) -> slicer.vtkMRMLMarkupsFiducialNode | None:
+        """Numbers of the findings in the views; None when they were deleted, and in scenes of the version before."""
+        return self._node("Numbers")
+
+    @property
     def complete(self) -> bool:
         """Whether everything that reviewing needs is still in the scene."""
         return None not in (self.levels, self.colours, self.segmentation, self.table)
@@ -255,8 +262,10 @@ def import_steps(
     segmentation = make(segmentation, "vtkMRMLSegmentationNode", "anomalies")
     _prepare_segmentation(segmentation, volume)
     table = make(result.table, "vtkMRMLTableNode", "findings")
+    numbers = make(result.numbers, "vtkMRMLMarkupsFiducialNode", "finding numbers")
+    prepare_numbers(numbers, OUTLINE_COLOUR)
     roles = {"Input": volume, "Levels": levels, "Colours": colours, "Findings": table, "Segmentation": segmentation}
-    for role, node in roles.items():
+    for role, node in {**roles, "Numbers": numbers}.items():
         result.refer(role, node)
     _note(result, outcome)
     yield
@@ -344,24 +353,27 @@ def _fill_levels(
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
     _fill(node, volume, path)
-    _add_legend(node)
+    _prepare_legend(node)
 
 
 def _legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> slicer.vtkMRMLColorLegendDisplayNode | None:
     return slicer.modules.colors.logic().GetColorLegendDisplayNode(levels)
 
 
-def _add_legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> None:
-    if _legend(levels) is not None:
-        return
-    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(levels)
-    legend.SetTitleText(_("Score × 100"))
+def _prepare_legend(levels: slicer.vtkMRMLLabelMapVolumeNode) -> None:
+    """A small legend from 0 to 1, as the border has it: its numbers are the scalar range of the levels' display."""
+    display = levels.GetDisplayNode()
+    display.SetScalarRangeFlag(display.UseManualScalarRange)
+    display.SetScalarRange(0, 1)
+    legend = _legend(levels) or slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(levels)
+    legend.SetTitleText(_("Score"))
     legend.SetSize(*LEGEND_SIZE)
+    legend.SetPosition(*LEGEND_PLACE)
     legend.GetTitleTextProperty().SetFontSize(LEGEND_FONT)
     legend.GetLabelTextProperty().SetFontSize(LEGEND_FONT)
     legend.SetUseColorNamesForLabels(False)
-    legend.SetLabelFormat("%.0f")
-    legend.SetNumberOfLabels(5)
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(3)
 
 
 def _fill_colours(node: slicer.vtkMRMLColorTableNode, levels: int) -> None:
@@ -437,6 +449,16 @@ def paint(result: Result, border: float, opacity: float, show: Show) -> None:
     outline = result.segmentation.GetDisplayNode() if result.segmentation else None
     if outline is not None and bool(outline.GetVisibility2D()) != show.outline:
         outline.SetVisibility2D(show.outline)
+    if result.numbers is not None:
+        show_numbers(result.numbers, show is not Show.NOTHING, _has_bodies(result.segmentation))
+
+
+def _has_bodies(segmentation: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Whether the 3D views show the segmentation."""
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    display = segmentation.GetDisplayNode()
+    shown = display is not None and display.GetVisibility() and display.GetVisibility3D()
+    return bool(shown and segmentation.GetSegmentation().ContainsRepresentation(surface))
 
 
 def _views_of(result: Result) -> list[slicer.vtkMRMLSliceCompositeNode]:
@@ -469,7 +491,7 @@ def rounded(point: tuple[float, ...]) -> tuple[float, float, float]:
 
 
 def write_rows(result: Result, rows: list[Row]) -> None:
-    """Puts findings into the table node; numbers that nobody knows are NaN there."""
+    """Puts findings into the table node, where numbers that nobody knows are NaN, and their numbers into the views."""
     table = vtk.vtkTable()
     for field, name in COLUMNS.items():
         _add_column(table, name, [getattr(row, field) for row in rows], field in TEXTS, field in WHOLE)
@@ -477,6 +499,8 @@ def write_rows(result: Result, rows: list[Row]) -> None:
         _add_column(table, name, [row.place[axis] for row in rows])
     _add_column(table, KEPT, [int(row.kept) for row in rows], whole=True)
     result.table.SetAndObserveTable(table)
+    if result.numbers is not None:
+        write_numbers(result.numbers, rows)
 
 
 def _add_column(table: vtk.vtkTable, name: str, values: list, text: bool = False, whole: bool = False) -> None:

@@ -17,6 +17,7 @@ LOGICS = {
     "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
     "Transforms": "vtkSlicerTransformLogic",
     "Tables": "vtkSlicerTablesLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
     "Cameras": "vtkSlicerCamerasModuleLogic",
 }
 _IN_HIERARCHY = ("vtkMRMLDisplayableNode", "vtkMRMLTableNode", "vtkMRMLTextNode", "vtkMRMLTransformNode")
@@ -83,6 +84,8 @@ class Scene:
             logic.SetModuleShareDirectory(str(share))
         logic.SetMRMLApplicationLogic(self.app_logic)
         logic.SetMRMLScene(self.scene)
+        if name == "Markups":
+            logic.RegisterMarkupsNode(slicer.vtkMRMLMarkupsFiducialNode(), slicer.vtkSlicerPointsWidget())
         self.app_logic.SetModuleLogic(name, logic)
         return logic
 

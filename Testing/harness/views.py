@@ -26,6 +26,7 @@ VIEW_MANAGERS = (
     "vtkMRMLViewDisplayableManager",
     "vtkMRMLModelDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLMarkupsDisplayableManager",
 )
 _registered: set[str] = set()
 SLICES = {"Red": "Axial", "Yellow": "Sagittal", "Green": "Coronal"}

@@ -129,6 +129,82 @@ def test_slices_are_counted_from_the_foot_on_every_grid(axis: int, towards_foot:
         assert slice_number(tuple(place[:3]), affine, shape) == expected
 
 
+def marks(result: Any) -> dict[str, tuple[float, ...]]:
+    """The numbers in the views with their places, as long as they are shown."""
+    node, place = result.numbers, [0.0, 0.0, 0.0]
+    if not node.GetDisplayNode().GetVisibility():
+        return {}
+    found = {}
+    for index in range(node.GetNumberOfControlPoints()):
+        node.GetNthControlPointPosition(index, place)
+        found[node.GetNthControlPointLabel(index)] = tuple(round(x, 1) for x in place)
+    return found
+
+
+def test_numbers_follow_the_findings_and_the_key(desktop: Any, widget: Any, blobs: Any, tmp_path: Path) -> None:
+    import qt
+    import slicer
+    from DISYRELib.scene import rows_of
+
+    volume, result = blobs
+    places = {str(row.number): row.place for row in rows_of(result)}
+    assert marks(result) == places
+    assert result.numbers.GetLocked()
+    red = desktop.views.slices["Red"]
+    desktop.widget("findingsTable").cellClicked.emit(0, 1)
+    desktop.process()
+    with_numbers = red.pixels()
+    result.numbers.GetDisplayNode().SetVisibility(False)
+    assert (red.pixels() != with_numbers).any()
+    result.numbers.GetDisplayNode().SetVisibility(True)
+    widget.panel._shortcuts[0].activated.emit()
+    assert marks(result) == {}
+    widget.panel._shortcuts[0].activated.emit()
+    desktop.widget("findingsTable").item(1, 0).setCheckState(qt.Qt.Unchecked)
+    desktop.process()
+    assert set(marks(result)) == {"1", "3"}
+    set_rarity(desktop, 0.1)
+    assert set(marks(result)) == {"1"}
+    assert not result.numbers.GetDisplayNode().GetVisibility3D()
+    desktop.widget("show3DButton").setChecked(True)
+    desktop.process()
+    assert result.numbers.GetDisplayNode().GetVisibility3D()
+    desktop.views.three_d.reset()
+    desktop.views.save(PICTURES / "views_numbers.png")
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    desktop.clear()
+    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    desktop.process()
+    assert set(marks(widget.panel.result)) == {"1"}
+
+
+def test_numbers_that_were_deleted_are_not_missed(desktop: Any, blobs: Any) -> None:
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(blobs[1].numbers)
+    set_rarity(desktop, 0.5)
+    desktop.pick("showSelector", "Nothing")
+    desktop.pick("showSelector", "Outline")
+    assert column(desktop, "#") == ["1", "2"]
+
+
+def test_the_legend_has_the_units_of_the_border_and_keeps_off_the_brain(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    _, result = examine_ball(desktop)
+    desktop.pick("showSelector", "Heat map and outline")
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(result.levels)
+    assert legend.GetTitleText() == "Score"
+    assert result.levels.GetDisplayNode().GetScalarRange() == (0.0, 1.0)
+    shown = {name: view.pixels() for name, view in desktop.views.slices.items()}
+    legend.SetVisibility(False)
+    for name, view in desktop.views.slices.items():
+        without = view.pixels()
+        covered = (without != shown[name]).any(axis=2)
+        assert covered.any() == (name in ("Red", "Green", "Yellow"))
+        assert not without[covered].any()
+
+
 def volumes() -> list[str]:
     return [node for node in nodes() if "VolumeNode" in node]
 
