@@ -1,4 +1,4 @@
-"""Scan, restored image and their difference side by side, in a layout of its own."""
+"""Scan and restored image compared: with their difference side by side, or by turns in the same views."""
 
 from __future__ import annotations
 
@@ -59,6 +59,43 @@ class Comparison:
         if self._difference is not None and slicer.mrmlScene.IsNodePresent(self._difference):
             slicer.mrmlScene.RemoveNode(self._difference)
         self._difference = None
+
+
+class Flicker:
+    """Puts the restored image in the place of the scan in the slice views, and the scan back."""
+
+    def __init__(self) -> None:
+        self._scan: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._restored_id = ""
+        self._views: list[slicer.vtkMRMLSliceCompositeNode] = []
+
+    def toggle(self, result: Result) -> None:
+        """Shows the restored image in every view that shows the scan, or the scan again."""
+        if self._views:
+            self.leave()
+        elif None not in (result.input, result.restored):
+            _same_window(result)
+            views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+            self._views = [view for view in views if view.GetBackgroundVolumeID() == result.input.GetID()]
+            self._scan, self._restored_id = result.input, result.restored.GetID()
+            for view in self._views:
+                view.SetBackgroundVolumeID(self._restored_id)
+
+    def leave(self) -> None:
+        """Shows the scan again, unless somebody chose another background meanwhile or removed it."""
+        for view in self._views if slicer.mrmlScene.IsNodePresent(self._scan) else ():
+            shown = view.GetBackgroundVolumeID()
+            if shown == self._restored_id or slicer.mrmlScene.GetNodeByID(shown or "") is None:
+                view.SetBackgroundVolumeID(self._scan.GetID())
+        self._scan, self._views = None, []
+
+
+def _same_window(result: Result) -> None:
+    """Both are seen through the window that the reader chose for the scan."""
+    scan, restored = result.input.GetDisplayNode(), result.restored.GetDisplayNode()
+    if None not in (scan, restored):
+        restored.AutoWindowLevelOff()
+        restored.SetWindowLevelMinMax(scan.GetWindowLevelMin(), scan.GetWindowLevelMax())
 
 
 def _register_layout() -> None:

@@ -17,7 +17,7 @@ from DISYRECore.models.description import list_models
 from DISYRELib import models, rarity, samples
 from DISYRELib.checks import ROLE, hint_about, problem_with, scene_is_busy
 from DISYRELib.client import ENDINGS, timer
-from DISYRELib.compare import Comparison
+from DISYRELib.compare import Comparison, Flicker
 from DISYRELib.findings_table import FindingsTable
 from DISYRELib.follower import Follower
 from DISYRELib.install import Installer
@@ -67,7 +67,7 @@ class Panel:
         self._stage = ""
         self.findings = FindingsTable(ui.findingsTable, self._on_go, self._on_keep, self._on_name)
         self.study = StudyTable(ui.studyTable, self._update_buttons)
-        self.comparison = Comparison()
+        self.comparison, self.flicker = Comparison(), Flicker()
         self.follower = Follower(lambda: self._criteria, self._list_findings)
         self._shortcuts: list[qt.QShortcut] = []
         self._look_timer = timer(self._look)
@@ -174,6 +174,7 @@ class Panel:
                 ("H", self.toggle_overlay),
                 ("PgUp", lambda: self.findings.step(-1)),
                 ("PgDown", lambda: self.findings.step(1)),
+                ("C", self.toggle_restored),
             ):
                 shortcut = qt.QShortcut(qt.QKeySequence(key), window)
                 shortcut.connect("activated()", slot)
@@ -213,6 +214,11 @@ class Panel:
         if now is not Show.NOTHING:
             self._shown = now
         self.parameters.show = self._shown if now is Show.NOTHING else Show.NOTHING
+
+    def toggle_restored(self) -> None:
+        """Shows the restored image in the place of the scan, or the scan again."""
+        if self.result is not None and not scene_is_busy():
+            self.flicker.toggle(self.result)
 
     def _on_parameters(self, *_args: object) -> None:
         self.catch_up()
@@ -528,6 +534,7 @@ class Panel:
     def _leave_comparison(self) -> None:
         self.ui.compareButton.checked = False
         self.comparison.leave()
+        self.flicker.leave()
 
     def _on_keep(self, number: int, kept: bool) -> None:
         keep(self._reviewed, number, kept)

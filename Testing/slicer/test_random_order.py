@@ -151,6 +151,10 @@ class User(RuleBasedStateMachine):
     def compare(self) -> None:
         self.desktop.click("compareButton")
 
+    @rule()
+    def flicker(self) -> None:
+        self.panel.toggle_restored()
+
     @invariant()
     def nothing_went_wrong(self) -> None:
         self.settle()

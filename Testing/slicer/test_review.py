@@ -43,7 +43,7 @@ def test_buttons_and_keys_go_from_finding_to_finding(desktop: Any, widget: Any, 
     from DISYRELib.scene import rows_of
 
     heights = [row.place[2] for row in rows_of(blobs[1])]
-    table, (_, up, down) = desktop.widget("findingsTable"), widget.panel._shortcuts
+    table, (_, up, down, _) = desktop.widget("findingsTable"), widget.panel._shortcuts
     steps = [lambda: desktop.click("nextButton"), down.activated.emit, down.activated.emit, down.activated.emit]
     steps += [lambda: desktop.click("previousButton"), up.activated.emit, up.activated.emit]
     for step, row in zip(steps, (0, 1, 2, 2, 1, 0, 0), strict=True):
@@ -146,7 +146,7 @@ def test_numbers_follow_the_findings_and_the_key(desktop: Any, widget: Any, blob
     import slicer
     from DISYRELib.scene import rows_of
 
-    volume, result = blobs
+    _, result = blobs
     places = {str(row.number): row.place for row in rows_of(result)}
     assert marks(result) == places
     assert result.numbers.GetLocked()
@@ -338,6 +338,59 @@ def test_the_report_is_printed_and_the_table_exported(desktop: Any, widget: Any,
     assert (tmp_path / "report ü.pdf").stat().st_size > 5000
     assert "findings.csv" in export_images(blobs[1], str(tmp_path))
     assert len((tmp_path / "findings.csv").read_text().splitlines()) == 4
+
+
+def backgrounds() -> list[str]:
+    import slicer
+
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [view.GetBackgroundVolumeID() for view in views if view.GetLayoutName() in ("Red", "Green", "Yellow")]
+
+
+def test_the_restored_image_takes_turns_with_the_scan(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    volume, result = examine_ball(desktop)
+    volume.GetDisplayNode().SetAutoWindowLevel(False)
+    _, high = volume.GetImageData().GetScalarRange()
+    volume.GetDisplayNode().SetWindowLevelMinMax(0, 1.1 * high)
+    desktop.widget("findingsTable").cellClicked.emit(0, 1)
+    slicer.util.updateVolumeFromArray(result.restored, slicer.util.arrayFromVolume(volume) // 2)
+    scan, restored = [volume.GetID()] * 3, [result.restored.GetID()] * 3
+    key = widget.panel._shortcuts[3]
+    before = desktop.views.slices["Red"].pixels()
+    for expected in (restored, scan, restored):
+        key.activated.emit()
+        desktop.process()
+        assert backgrounds() == expected
+    assert result.restored.GetDisplayNode().GetWindowLevelMax() == pytest.approx(1.1 * high)
+    assert (desktop.views.slices["Red"].pixels() != before).any()
+    assert desktop.widget("detectButton").isEnabled()
+    slicer.util.selectModule("SegmentEditor")
+    assert backgrounds() == scan
+    np.testing.assert_array_equal(desktop.views.slices["Red"].pixels(), before)
+    slicer.util.selectModule("DISYRE")
+
+
+def test_the_flicker_ends_with_its_result_and_keeps_what_was_chosen(desktop: Any, widget: Any) -> None:
+    import slicer
+
+    volume, result = examine_ball(desktop)
+    other = ball(desktop, "Other")
+    desktop.show(volume)
+    widget.panel.toggle_restored()
+    slicer.mrmlScene.GetNodeByID("vtkMRMLSliceCompositeNodeRed").SetBackgroundVolumeID(other.GetID())
+    desktop.choose("inputSelector", other)
+    assert sorted(backgrounds()) == sorted([other.GetID(), volume.GetID(), volume.GetID()])
+    desktop.choose("inputSelector", volume)
+    widget.panel.toggle_restored()
+    slicer.mrmlScene.RemoveNode(result.restored)
+    desktop.process()
+    widget.panel.toggle_restored()
+    assert volume.GetID() in backgrounds()
+    widget.panel.toggle_restored()
+    desktop.clear()
+    widget.panel.toggle_restored()
 
 
 def test_detecting_again_leaves_the_comparison(desktop: Any, widget: Any) -> None:
