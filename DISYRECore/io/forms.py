@@ -15,6 +15,7 @@ from DISYRECore.io.grid import SAME_GRID_MM
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Metres, millimetres and micrometres by their code in ``xyzt_units``; without a code, millimetres."""
 
+NO_PLACE = "The file does not say where the head lies: sides are not stated."
 DIFFERENT_MM = 0.5
 """Forms that place a voxel further apart than this contradict each other."""
 
@@ -31,7 +32,7 @@ class NiftiForms:
     Attributes:
         fields: The fields of the header that say where its voxels lie, by their names.
         affine: (4, 4) float, voxel index to RAS mm: the sform if it has a code, else the qform, else the spacing alone
-            (nibabel's precedence).
+            (nibabel's precedence). Flat where that has a spacing of 0, of which nibabel makes 1.
     """
 
     fields: Mapping[str, np.ndarray]
@@ -41,7 +42,8 @@ class NiftiForms:
     def of(cls, header: nib.Nifti1Header, affine: np.ndarray) -> NiftiForms:
         """The forms of a header as it was read, and what nibabel makes of them, in the unit of the file."""
         fields = {name: header[name].copy() for name in _FIELDS}
-        return cls(fields, np.diag([*[_mm_per_unit(header)] * 3, 1.0]) @ affine)
+        sizes = np.where((fields["sform_code"] > 0) | (fields["pixdim"][1:4] != 0), 1.0, 0.0)
+        return cls(fields, np.diag([*[_mm_per_unit(header)] * 3, 1.0]) @ affine @ np.diag([*sizes, 1.0]))
 
     @property
     def has_place(self) -> bool:
@@ -62,7 +64,7 @@ class NiftiForms:
         """Sentences on what the header says twice and differently, or not at all."""
         doubts = []
         if not self.has_place:
-            doubts.append("The file does not say where the head lies: sides are not stated.")
+            doubts.append(NO_PLACE)
         if (self.fields["pixdim"][1:4] < 0).any():
             doubts.append("The header has a negative voxel size, which was read as positive.")
         distance_mm = self._contradiction_mm(shape)

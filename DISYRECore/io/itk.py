@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from DISYRECore.errors import DisyreError
 from DISYRECore.io.checks import check_shape, damaged, not_an_image
+from DISYRECore.io.forms import NO_PLACE
 from DISYRECore.io.grid import LPS_TO_RAS
 from DISYRECore.io.volume import Volume
 
@@ -21,6 +23,15 @@ _VOXEL_FILE = re.compile(
     rb"^(?:data ?file:|ElementDataFile\s*=)[ \t]*([^\r\n]+?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE
 )
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n|^ElementDataFile\s*=[^\n]*\n", re.MULTILINE)
+_SPACING = re.compile(
+    rb"^(?:spacings:|space directions:|Element(?:Spacing|Size)\s*=)[^\r\n]*\d", re.IGNORECASE | re.MULTILINE
+)
+_NEGATIVE = re.compile(rb"^(?:spacings:|Element(?:Spacing|Size)\s*=)[^\r\n]*(?<!e)-[\d.]", re.IGNORECASE | re.MULTILINE)
+_PLACE = re.compile(
+    rb"^(?:space:\s*(?:left|right|[lr][ap]s)|(?:TransformMatrix|Rotation|Orientation)\s*=)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What tells left from right; MetaImage has three names for it."""
 
 
 def read_itk(path: Path) -> Volume:
@@ -30,7 +41,7 @@ def read_itk(path: Path) -> Volume:
         float32 voxels.
 
     Raises:
-        DisyreError: Neither of them, no 3D grey image, or a damaged one.
+        DisyreError: Neither of them, no 3D grey image, without spacing, or a damaged one.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -40,23 +51,46 @@ def read_itk(path: Path) -> Volume:
     except RuntimeError as error:
         raise not_an_image(path) from error
     check_shape(path, reader.GetSize(), reader.GetNumberOfComponents())
+    header = _header(path)
+    _check_spacing(path, header)
     try:
-        _check_compressed(path)
+        _check_compressed(path, header)
         image = reader.Execute()
     except (RuntimeError, OSError, ValueError, zlib.error) as error:
         raise damaged(path) from error
     voxels = sitk.GetArrayViewFromImage(image).T
-    return Volume(np.array(voxels.reshape(voxels.shape[:3]), order="C"), _ras_affine(image), str(path))
+    has_sides = bool(_PLACE.search(header))
+    return Volume(
+        np.array(voxels.reshape(voxels.shape[:3]), order="C"),
+        _ras_affine(image),
+        str(path),
+        notes=() if has_sides else (NO_PLACE,),
+        has_sides=has_sides,
+    )
 
 
-def _check_compressed(path: Path) -> None:
+def _header(path: Path) -> bytes:
+    """The lines before the voxels."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    end = _END_OF_HEADER.search(start)
+    return start[: end.end()] if end else start
+
+
+def _check_spacing(path: Path, header: bytes) -> None:
+    """Refuses a file without voxel size, of which ITK makes 1 mm, and a negative one, which it takes for a mirror."""
+    if not _SPACING.search(header):
+        raise DisyreError(f"{path.name} does not say how large its voxels are; export the scan again.")
+    if _NEGATIVE.search(header):
+        raise DisyreError(f"{path.name} has a negative voxel size, which cannot be; export the scan again.")
+
+
+def _check_compressed(path: Path, header: bytes) -> None:
     """Unzips compressed voxels to their end, where the checksum stands; ITK stops at the last voxel.
 
     Raises:
         ValueError, zlib.error: They are damaged.
     """
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
     if not _COMPRESSED.search(header):
         return
     named, end = _VOXEL_FILE.search(header), _END_OF_HEADER.search(header)

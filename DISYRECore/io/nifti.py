@@ -36,6 +36,7 @@ _UNREADABLE = (
 _BLOCK = 2**20
 
 
+@np.errstate(invalid="ignore")
 def read_nifti(path: Path) -> Volume:
     """Reads a NIfTI file by nibabel's precedence of forms.
 
@@ -62,7 +63,7 @@ def read_nifti(path: Path) -> Volume:
             raise damaged(path) from error
     voxels = np.ascontiguousarray(voxels.reshape(image.shape[:3]))
     notes = tuple(forms.doubts(voxels.shape))
-    return Volume(voxels, forms.affine, str(path), notes, forms)
+    return Volume(voxels, forms.affine, str(path), notes, forms, forms.has_place)
 
 
 @contextmanager

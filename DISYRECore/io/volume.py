@@ -35,6 +35,7 @@ class Volume:
         source: The file or folder that the voxels came from; empty for computed ones.
         notes: Sentences on what was chosen or doubtful when it was read.
         forms: What the NIfTI file said of its place; None for other files.
+        has_sides: Whether it is known which side is left.
     """
 
     voxels: np.ndarray
@@ -42,6 +43,7 @@ class Volume:
     source: str = ""
     notes: tuple[str, ...] = ()
     forms: NiftiForms | None = None
+    has_sides: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,11 +65,6 @@ class Volume:
     def voxel_ml(self) -> float:
         """Volume of one voxel in mL."""
         return self.grid.voxel_ml
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether it is known which side is left."""
-        return self.forms is None or self.forms.has_place
 
 
 def storable(voxels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -248,6 +249,67 @@ def test_voxels_and_views_of_impossible_size_are_refused(tmp_path, spacing, says
 def test_a_view_of_more_than_a_metre_is_refused(tmp_path):
     write_volume(Volume(np.tile(voxels(), (1, 1, 10)), np.diag([2, 2, 10.0, 1.0])), tmp_path / "a.nii.gz")
     assert "no head" in refusal(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_voxel_size_of_zero_is_refused_where_it_counts(tmp_path, axis):
+    path = write(tmp_path / "a.nii", sform=(AFFINE, 0))
+    raw = bytearray(path.read_bytes())
+    raw[76 + 4 * axis : 80 + 4 * axis] = bytes(4)
+    path.write_bytes(raw)
+    assert "no valid position" in refusal(path)
+
+
+def edited(path: Path, pattern: str, by: str) -> Path:
+    """A NRRD or MetaImage file with its header changed."""
+    image = sitk.GetImageFromArray(voxels())
+    image.SetSpacing((2, 2, 2))
+    sitk.WriteImage(image, str(path), useCompression=False)
+    raw, count = re.subn(pattern.encode(), by.encode(), path.read_bytes(), flags=re.MULTILINE)
+    assert count
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("a.nrrd", "^space(?: directions| origin)?: .*\n"), ("a.mha", "^ElementSpacing = .*\n")],
+)
+def test_a_file_without_voxel_size_is_refused(tmp_path, name, field):
+    assert "how large its voxels are" in refusal(edited(tmp_path / name, field, ""))
+
+
+@pytest.mark.parametrize("size", ["-2 2 2", "2 2 -2", "2 -.5 2"])
+def test_a_negative_voxel_size_of_a_metaimage_is_refused(tmp_path, size):
+    path = edited(tmp_path / "a.mha", "^ElementSpacing = .*$", f"ElementSpacing = {size}")
+    assert "negative voxel size" in refusal(path)
+
+
+@pytest.mark.parametrize("size", ["2 2 2", "20e-1 2 2.0e+0"])
+def test_voxel_sizes_are_read_as_they_are_written(tmp_path, size):
+    path = edited(tmp_path / "a.mha", "^ElementSpacing = .*$", f"ElementSpacing = {size}")
+    assert read_volume(path).spacing_mm == pytest.approx((2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "by"),
+    [
+        ("a.nrrd", "^space: .*\n", "space dimension: 3\n"),
+        ("b.nrrd", "^space: .*\n", "space: scanner-xyz\n"),
+        ("a.mha", "^TransformMatrix = .*\n", ""),
+    ],
+)
+def test_a_file_without_directions_has_no_sides(tmp_path, name, field, by):
+    read = read_volume(edited(tmp_path / name, field, by))
+    assert not read.has_sides
+    assert read.notes == ("The file does not say where the head lies: sides are not stated.",)
+
+
+@pytest.mark.parametrize("space", ["left-posterior-superior", "RAS", "right-anterior-superior", "LAS"])
+def test_a_nrrd_whose_space_names_left_and_right_has_sides(tmp_path, space):
+    read = read_volume(edited(tmp_path / "a.nrrd", "^space: .*$", f"space: {space}"))
+    assert read.has_sides
+    assert not read.notes
 
 
 @pytest.mark.parametrize("place", [np.nan, np.inf])
