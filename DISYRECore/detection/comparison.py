@@ -240,14 +240,19 @@ def _half_way(before: Detection, after: Detection, registration: Registration, c
         _linear(resample(_placed(scan, place), grid).voxels, brain) for scan, place in zip(scans, places, strict=True)
     )
     one, two = matched(one, two, brain, grid.spacing_mm)
-    depth_mm = ndimage.distance_transform_edt(brain, sampling=grid.spacing_mm)
-    tissue = (depth_mm > RIM_MM) & ~_fluid(one, two, contrast, _voxels(SMOOTH_MM, grid))
+    tissue = (_depth_mm(brain, grid) > RIM_MM) & ~_fluid(one, two, contrast, _voxels(SMOOTH_MM, grid))
     lesions, findings = [], []
     for detection, place in zip((before, after), places, strict=True):
         score = resample(_placed(detection.score, place), grid).voxels
         lesions.append((score > detection.border) & brain)
         findings.append(resample(_placed(detection.labels, place), grid, order=0).voxels > 0)
     return _Pair(one, two, brain, tissue, (lesions[0], lesions[1]), (findings[0], findings[1]), grid)
+
+
+def _depth_mm(brain: np.ndarray, grid: Grid) -> np.ndarray:
+    """Distance to what is not brain, or not on the grid: a scan that cuts the brain ends there."""
+    depth_mm = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=grid.spacing_mm)
+    return np.asarray(depth_mm[1:-1, 1:-1, 1:-1])
 
 
 def half_motion(motion: np.ndarray) -> np.ndarray:

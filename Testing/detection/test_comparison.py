@@ -101,6 +101,21 @@ def test_a_scan_that_moved_and_has_another_bias_has_not_changed(healthy: Brain) 
     assert found.record["moved_mm"] > 10
 
 
+def cut(brain: Brain, cut_mm: float) -> Brain:
+    """Without its lowest slices."""
+    lowest = int(np.flatnonzero(brain.mask.any((0, 1)))[0]) + round(cut_mm / SPACING_MM)
+    affine = brain.scan.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * lowest
+    return Brain(Volume(brain.scan.voxels[:, :, lowest:], affine), brain.mask[:, :, lowest:])
+
+
+@pytest.mark.parametrize("cut_mm", [30, 36, 45])
+@pytest.mark.parametrize("degrees", [0, 10])
+def test_a_brain_that_the_field_of_view_cuts_has_not_changed_there(healthy: Brain, cut_mm: int, degrees: int) -> None:
+    one, other = (cut(noisier(healthy, seed=seed), cut_mm) for seed in (0, 1))
+    assert compare(seen(one), seen(biased(moved(other, motion(degrees))))).changes == []
+
+
 def test_a_scan_has_not_changed_against_itself(healthy: Brain) -> None:
     found = compare(seen(healthy), seen(healthy))
     assert found.changes == []
