@@ -239,6 +239,8 @@ def walk(desktop: Any, scans: Path, work: Path, test_s: float) -> None:
     desktop.wait_until(lambda: page_of(desktop).alive)
     assert not desktop.widget("startButton").isVisible()
     view, patience_s = page_of(desktop).view, 900
+    desktop.wait_until(lambda: view.losses or view.problem, patience_s)
+    desktop.process()  # the plot view is made, once, by VTK
     assert desktop.longest_block_s(lambda: view.ended or view.problem, patience_s) < BLOCKED_S
     finish(desktop, work)
     picture(desktop, "5_run")
