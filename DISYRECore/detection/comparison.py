@@ -12,7 +12,7 @@ so that edges, which differ by the slightest misregistration, count less. Fluid 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Change:
         brighter: Whether the place is brighter in the later scan.
         evidence: |z| above `LOW`, summed over mL.
         centroid_ras: Centre in the half-way space, mm.
-        side: See `findings.Finding`.
+        side: See `findings.Finding`; empty where one of the scans has no place.
     """
 
     label: int
@@ -154,6 +154,8 @@ def compare(before: Detection, after: Detection) -> Comparison:
     spread, common = _spread(difference, pair)
     evidence = np.where(pair.tissue, difference / spread, 0).astype(np.float32)
     image, changes = _changes(evidence, difference, spread, pair, contrast)
+    if not (before.scan.has_sides and after.scan.has_sides):
+        changes = [replace(change, side="") for change in changes]
     visible = LOW * common / MIDDLE
     return Comparison(
         before=Volume(pair.before, pair.grid.affine),

@@ -119,7 +119,7 @@ def _section(pictures: _Pictures, change: Change) -> str:
     rows = "".join(
         pictures.row(axis, int(middle[axis]), f"{name} slice through change {change.label}") for axis, name in PLANES
     )
-    facts = f"{change.kind} · {change.side} · {_volume(change)}"
+    facts = " · ".join(filter(None, (change.kind, change.side, _volume(change))))
     return f"<section><h2>Change {change.label} <span>{facts}</span></h2>{_HEADS}{rows}</section>"
 
 

@@ -116,6 +116,14 @@ def test_a_brain_that_the_field_of_view_cuts_has_not_changed_there(healthy: Brai
     assert compare(seen(one), seen(biased(moved(other, motion(degrees))))).changes == []
 
 
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_change_has_no_side_where_a_scan_has_no_place(healthy: Brain, without: int) -> None:
+    scans = [seen(noisier(healthy)), seen(brighter(noisier(healthy, seed=1)))]
+    assert [change.side for change in compare(*scans).changes] == ["right"]
+    scans[without] = replace(scans[without], scan=replace(scans[without].scan, has_sides=False))
+    assert [change.side for change in compare(*scans).changes] == [""]
+
+
 def test_a_scan_has_not_changed_against_itself(healthy: Brain) -> None:
     found = compare(seen(healthy), seen(healthy))
     assert found.changes == []
