@@ -73,8 +73,8 @@ class Flicker:
         """Shows the restored image in every view that shows the scan, or the scan again."""
         if self._views:
             self.leave()
-        elif None not in (result.input, result.restored):
-            _same_window(result)
+        elif result.input is not None and result.restored is not None:
+            _same_window(result.input, result.restored)
             views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
             self._views = [view for view in views if view.GetBackgroundVolumeID() == result.input.GetID()]
             self._scan, self._restored_id = result.input, result.restored.GetID()
@@ -83,19 +83,21 @@ class Flicker:
 
     def leave(self) -> None:
         """Shows the scan again, unless somebody chose another background meanwhile or removed it."""
-        for view in self._views if slicer.mrmlScene.IsNodePresent(self._scan) else ():
-            shown = view.GetBackgroundVolumeID()
-            if shown == self._restored_id or slicer.mrmlScene.GetNodeByID(shown or "") is None:
-                view.SetBackgroundVolumeID(self._scan.GetID())
+        scan = self._scan
+        if scan is not None and slicer.mrmlScene.IsNodePresent(scan):
+            for view in self._views:
+                shown = view.GetBackgroundVolumeID()
+                if shown == self._restored_id or slicer.mrmlScene.GetNodeByID(shown or "") is None:
+                    view.SetBackgroundVolumeID(scan.GetID())
         self._scan, self._views = None, []
 
 
-def _same_window(result: Result) -> None:
+def _same_window(scan: slicer.vtkMRMLScalarVolumeNode, restored: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Both are seen through the window that the reader chose for the scan."""
-    scan, restored = result.input.GetDisplayNode(), result.restored.GetDisplayNode()
-    if None not in (scan, restored):
-        restored.AutoWindowLevelOff()
-        restored.SetWindowLevelMinMax(scan.GetWindowLevelMin(), scan.GetWindowLevelMax())
+    chosen, own = scan.GetDisplayNode(), restored.GetDisplayNode()
+    if chosen is not None and own is not None:
+        own.AutoWindowLevelOff()
+        own.SetWindowLevelMinMax(chosen.GetWindowLevelMin(), chosen.GetWindowLevelMax())
 
 
 def _register_layout() -> None:

@@ -28,8 +28,12 @@ def content(voxels: np.ndarray) -> np.ndarray:
     Background are all values that fill patches, such as air that was set to 0 and padding around it, else that of the
     border; and the ripples that resampling leaves around a brain.
     """
-    present = ~np.isin(voxels, _constants(voxels))
-    return _without_ripples(voxels, present)
+    return _without_ripples(voxels, field_of_view(voxels))
+
+
+def field_of_view(voxels: np.ndarray) -> np.ndarray:
+    """What of an image is not of a value that fills patches of it: (X, Y, Z) bool."""
+    return ~np.isin(voxels, _constants(voxels))
 
 
 def _constants(voxels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.volume import Volume, resample
 from DISYRECore.models.skull_strip_unet import LIMIT_MM, SkullStripNetwork
-from DISYRECore.preprocessing.background import content, is_cut, level, without_noise, without_padding
+from DISYRECore.preprocessing.background import content, field_of_view, is_cut, level, without_noise, without_padding
 from DISYRECore.preprocessing.skull_strip import brain_depth, glimpse, largest_component, load_skull_strip
 
 BRAIN_ML = (900.0, 2000.0)
@@ -184,7 +184,7 @@ def extract_brain(volume: Volume, rim_mm: float = RIM_MM) -> BrainMask:
     alone = np.where(ndimage.binary_dilation(brain), depth.voxels, -LIMIT_MM)
     alone[ndimage.binary_fill_holes(brain) & ~brain] = LIMIT_MM
     mask = resample(Volume(alone, depth.affine), volume.grid, fill=-LIMIT_MM).voxels > -rim_mm
-    mask &= ndimage.binary_fill_holes(content(volume.voxels))
+    mask &= ndimage.binary_fill_holes(field_of_view(volume.voxels))
     return _measured(mask, volume, "extracted", round(agreement, 4), _doubts(agreement))
 
 
