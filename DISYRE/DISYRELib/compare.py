@@ -71,33 +71,35 @@ class Flicker:
 
     def toggle(self, result: Result) -> None:
         """Shows the restored image in every view that shows the scan, or the scan again."""
+        scan, restored = result.input, result.restored
         if self._views:
             self.leave()
-        elif result.input is not None and result.restored is not None:
-            _same_window(result.input, result.restored)
+        elif scan is not None and restored is not None:
+            _same_window(scan, restored)
             views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-            self._views = [view for view in views if view.GetBackgroundVolumeID() == result.input.GetID()]
-            self._scan, self._restored_id = result.input, result.restored.GetID()
+            self._views = [view for view in views if view.GetBackgroundVolumeID() == scan.GetID()]
+            self._scan, self._restored_id = scan, restored.GetID()
             for view in self._views:
                 view.SetBackgroundVolumeID(self._restored_id)
 
     def leave(self) -> None:
         """Shows the scan again, unless somebody chose another background meanwhile or removed it."""
-        scan = self._scan
-        if scan is not None and slicer.mrmlScene.IsNodePresent(scan):
-            for view in self._views:
-                shown = view.GetBackgroundVolumeID()
-                if shown == self._restored_id or slicer.mrmlScene.GetNodeByID(shown or "") is None:
-                    view.SetBackgroundVolumeID(scan.GetID())
+        scan, views = self._scan, self._views
         self._scan, self._views = None, []
+        if scan is None or not slicer.mrmlScene.IsNodePresent(scan):
+            return
+        for view in views:
+            shown = view.GetBackgroundVolumeID()
+            if shown == self._restored_id or slicer.mrmlScene.GetNodeByID(shown or "") is None:
+                view.SetBackgroundVolumeID(scan.GetID())
 
 
 def _same_window(scan: slicer.vtkMRMLScalarVolumeNode, restored: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Both are seen through the window that the reader chose for the scan."""
-    chosen, own = scan.GetDisplayNode(), restored.GetDisplayNode()
-    if chosen is not None and own is not None:
-        own.AutoWindowLevelOff()
-        own.SetWindowLevelMinMax(chosen.GetWindowLevelMin(), chosen.GetWindowLevelMax())
+    chosen, display = scan.GetDisplayNode(), restored.GetDisplayNode()
+    if None not in (chosen, display):
+        display.AutoWindowLevelOff()
+        display.SetWindowLevelMinMax(chosen.GetWindowLevelMin(), chosen.GetWindowLevelMax())
 
 
 def _register_layout() -> None:
