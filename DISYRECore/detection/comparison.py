@@ -23,7 +23,7 @@ from DISYRECore.detection.detector import Detection
 from DISYRECore.detection.findings import TOUCHING, side_of
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.grid import Grid
-from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
+from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, resample_mask, to_canonical
 from DISYRECore.preprocessing.brain_mask import RIM_MM
 from DISYRECore.preprocessing.registration import Registration, register
 from DISYRECore.synthesis.intensity import MIDDLE, brain_scale
@@ -221,7 +221,7 @@ def _for_registration(detection: Detection, spacing_mm: float) -> tuple[Volume, 
     box = crop_box(mask.voxels > 0, margin=1)
     near, near_mask = crop(scan, box), crop(mask, box)
     grid = model_grid(near, spacing_mm)
-    inside = resample(near_mask, grid).voxels > 0.5
+    inside = resample_mask(near_mask, grid)
     image = brain_scale(near.voxels, near_mask.voxels > 0.5).normalise(resample(near, grid).voxels)
     return Volume(image * inside, grid.affine), inside
 
@@ -231,7 +231,7 @@ def _half_way(before: Detection, after: Detection, registration: Registration, c
     places = np.linalg.inv(to_half), to_half
     grid = _grid(before, after, places[0])
     inside = [
-        resample(_placed(_as_float(one.brain_mask), place), grid).voxels > 0.5
+        resample_mask(_placed(_as_float(one.brain_mask), place), grid)
         for one, place in zip((before, after), places, strict=True)
     ]
     brain = inside[0] & inside[1]

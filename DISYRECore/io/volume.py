@@ -18,6 +18,9 @@ from DISYRECore.io.forms import NiftiForms
 from DISYRECore.io.grid import Grid, canonical_axes, middle, same_grid, upright_directions
 
 SMOOTH_ABOVE_RATIO = 1.2
+TIE = 1e-4
+"""Shares of a voxel that differ by less are the same: forms of a file have affines that differ in their last digit."""
+
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 Box = tuple[slice, slice, slice]
@@ -155,6 +158,21 @@ def _sample(
     resampler.SetDefaultPixelValue(fill)
     sampled = resampler.Execute(sitk.GetImageFromArray(storable(voxels)))
     return sitk.GetArrayFromImage(sampled).astype(voxels.dtype, copy=False)
+
+
+def resample_mask(mask: Volume, grid: Grid) -> np.ndarray:
+    """The voxels of another grid of which a mask covers more than half.
+
+    Exactly half is not enough, whichever way the last digit of an affine falls.
+
+    Args:
+        mask: Float voxels, 0 or 1.
+        grid: Where to sample.
+
+    Returns:
+        (X, Y, Z) bool on `grid`.
+    """
+    return resample(mask, grid).voxels > 0.5 + TIE
 
 
 def crop_box(mask: np.ndarray, margin: int) -> Box:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from DISYRECore.io.grid import Grid
-from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
+from DISYRECore.io.volume import TIE, Volume, crop, crop_box, model_grid, resample, resample_mask, to_canonical
 from DISYRECore.preprocessing.brain_mask import BrainMask, find_brain
 from DISYRECore.preprocessing.contrast import READ_AS, ContrastEstimate, contrast_of
 from DISYRECore.preprocessing.doubt import uneven_slices
@@ -127,7 +127,7 @@ def within_brain(volume: Volume, mask: np.ndarray, grid: Grid) -> tuple[np.ndarr
     """
     weight = resample(Volume(mask.astype(np.float32), volume.affine), grid).voxels
     values = resample(Volume((volume.voxels * mask).astype(np.float32), volume.affine), grid).voxels
-    return values / np.maximum(weight, LEAST_WEIGHT), weight >= 0.5
+    return values / np.maximum(weight, LEAST_WEIGHT), weight >= 0.5 - TIE
 
 
 def prepare(
@@ -150,7 +150,7 @@ def prepare(
     box = crop_box(brain.mask, margin=1)
     near, near_mask = crop(canonical, box), crop(Volume(brain.mask.astype(np.float32), canonical.affine), box)
     grid = model_grid(near, spacing_mm)
-    model_mask = resample(near_mask, grid).voxels > 0.5
+    model_mask = resample_mask(near_mask, grid)
     intensities = brain_scale(near.voxels, near_mask.voxels > 0.5)
     voxels = intensities.normalise(resample(near, grid).voxels) * model_mask
     image = Volume(voxels, grid.affine, scan.source)

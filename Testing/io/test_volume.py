@@ -18,7 +18,7 @@ from DISYRECore.errors import DisyreError
 from DISYRECore.io.checks import check_image
 from DISYRECore.io.grid import Grid, canonical_axes, same_grid
 from DISYRECore.io.read import find_scans, read_mask, read_volume
-from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
+from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, resample_mask, to_canonical
 from DISYRECore.io.write import write_volume
 
 SHAPE = (9, 11, 13)
@@ -721,3 +721,15 @@ def test_real_scan_returns_from_the_model_grid():
     canonical = to_canonical(scan)
     back = resample(resample(canonical, model_grid(canonical, 1.5)), scan.grid)
     assert np.corrcoef(scan.voxels[::3, ::3, ::3].ravel(), back.voxels[::3, ::3, ::3].ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_voxels_that_a_mask_half_covers_do_not_depend_on_the_last_digit_of_an_affine(seed):
+    random = np.random.default_rng(seed)
+    mask = Volume((random.random((12, 12, 12)) > 0.5).astype(np.float32), np.diag([2.0, 2, 2, 1]))
+    grid = Grid((23, 23, 23), np.eye(4))
+    exact = resample_mask(mask, grid)
+    assert (resample(mask, grid).voxels == 0.5).any()
+    for _ in range(5):
+        moved = Volume(mask.voxels, mask.affine + np.vstack([random.normal(0, 1e-7, (3, 4)), np.zeros(4)]))
+        assert np.array_equal(resample_mask(moved, grid), exact)

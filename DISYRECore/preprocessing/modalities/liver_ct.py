@@ -8,7 +8,7 @@ import numpy as np
 
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.read import find_scans, read_mask, read_volume
-from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, to_canonical
+from DISYRECore.io.volume import Volume, crop, crop_box, model_grid, resample, resample_mask, to_canonical
 from DISYRECore.preprocessing.modalities.base import Modality, Window, check_inside, prepared
 from DISYRECore.preprocessing.prepare import PreparedBrain
 
@@ -41,7 +41,7 @@ def prepare_liver(
     box = crop_box(organ.voxels, margin=1)
     near, near_mask = crop(canonical, box), crop(replace(organ, voxels=organ.voxels.astype(np.float32)), box)
     grid, window = model_grid(near, spacing_mm), Window(*WINDOW_HU)
-    inside = resample(near_mask, grid).voxels > 0.5
+    inside = resample_mask(near_mask, grid)
     image = window.normalise(resample(near, grid).voxels) * inside
     return prepared(scan, Volume(image, grid.affine, scan.source), inside, mask, window, contrast or "CT", [])
 

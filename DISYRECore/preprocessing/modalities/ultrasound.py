@@ -11,7 +11,7 @@ from PIL import Image
 from DISYRECore.errors import DisyreError
 from DISYRECore.io.files import IMAGE_SUFFIXES
 from DISYRECore.io.grid import LPS_TO_RAS, Grid
-from DISYRECore.io.volume import Volume, crop, crop_box, resample
+from DISYRECore.io.volume import Volume, crop, crop_box, resample, resample_mask
 from DISYRECore.preprocessing.modalities.base import Modality, Window, check_inside, prepared
 from DISYRECore.preprocessing.prepare import PreparedBrain
 
@@ -152,7 +152,7 @@ def prepare_ultrasound(
     box = (x, y, slice(0, scan.shape[2]))
     near, near_mask = crop(scan, box), crop(Volume(looked_at.astype(np.float32), scan.affine), box)
     grid = frame_grid(near.grid)
-    inside = resample(near_mask, grid).voxels > 0.5
+    inside = resample_mask(near_mask, grid)
     window = Window(float(scan.voxels[looked_at].min()), float(scan.voxels[looked_at].max()))
     image = Volume(window.normalise(resample(near, grid).voxels) * inside, grid.affine, scan.source)
     flags = [BURNED_IN] if mask is None else []
