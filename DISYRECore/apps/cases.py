@@ -24,6 +24,7 @@ Find = Callable[[Path | str], list[Path]]
 """Lists the scans in a folder, see `modalities.base.Modality`."""
 
 BIDS_DESCRIPTION = "dataset_description.json"
+CONTRASTS = ("T1", "T2", "FLAIR")
 COLUMNS = ("scan", "case", "mask", "contrast")
 """Of a CSV table; all but the first may be absent."""
 
@@ -229,8 +230,17 @@ def _from_table(table: Path, study: bool) -> tuple[Case, ...]:
     names = [_plain(name, table) for name in named] or [case.name for case in _named(_below_common(scans), scans)]
     _check_names(names)
     masks = [table.parent / row["mask"] if row.get("mask") else None for row in rows]
-    contrasts = [row.get("contrast") or None for row in rows]
+    contrasts = [_contrast(row, table) for row in rows]
     return tuple(Case(n, (s,), m, c) for n, s, m, c in zip(names, scans, masks, contrasts, strict=True))
+
+
+def _contrast(row: dict[str, str], table: Path) -> str | None:
+    named = row.get("contrast", "").upper()
+    if named and named not in CONTRASTS:
+        raise DisyreError(
+            f"{table.name}: '{row['contrast']}' is no contrast; use {', '.join(CONTRASTS)} or leave it out."
+        )
+    return named or None
 
 
 def _studies_from_table(table: Path, rows: Sequence[dict[str, str]], scans: Sequence[Path]) -> tuple[Case, ...]:

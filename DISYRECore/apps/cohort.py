@@ -45,7 +45,7 @@ from DISYRECore.detection.detector import Detection, Detector, Prepared
 from DISYRECore.detection.runner import Progress, release_memory
 from DISYRECore.detection.study import PreparedStudy, detect_study, prepare_study
 from DISYRECore.errors import DisyreError
-from DISYRECore.io.files import check_writable
+from DISYRECore.io.files import check_writable, short_name
 from DISYRECore.reports.cohort import (
     FAILED,
     LEFT_OUT,
@@ -259,7 +259,11 @@ def load(case: Case, recipe: Recipe) -> Ready:
     Raises:
         DisyreError: It cannot be used.
     """
-    content = case.content_sha256()
+    try:
+        content = case.content_sha256()
+    except OSError as error:
+        name = short_name(error.filename or case.scans[0])
+        raise DisyreError(f"{name} cannot be read ({error.strerror}); check the path.") from error
     if recipe.study:
         return Ready(case, content, prepare_study(recipe.detector, case.scans))
     return Ready(case, content, recipe.detector.prepare(case.scans[0], case.mask, case.contrast))

@@ -149,6 +149,13 @@ def test_a_table_names_scans_cases_masks_and_contrasts(tmp_path: Path, separator
     )
 
 
+def test_a_table_names_contrasts_that_exist(tmp_path: Path) -> None:
+    (case,) = find_cases([table(tmp_path, "scan,contrast\nx.nii,flair\n")], find_scans, tmp_path / "out").cases
+    assert case.contrast == "FLAIR"
+    with pytest.raises(DisyreError, match="'T9' is no contrast; use T1, T2, FLAIR"):
+        names(table(tmp_path, "scan,contrast\nx.nii,T9\n"))
+
+
 def test_a_table_without_names_calls_cases_by_their_paths(tmp_path: Path) -> None:
     assert names(table(tmp_path, "scan\na/T1.nii.gz\nb/T1.nii.gz\n")) == ["a/T1", "b/T1"]
     assert names(table(tmp_path, "scan\na/T1.nii.gz\n")) == ["T1"]

@@ -444,6 +444,8 @@ def test_a_table_gives_each_case_its_own_mask_and_contrast(scan: Path, tmp_path:
     table.write_text(f"case,scan,mask,contrast\none,{scan},half.nii.gz,T2\ntwo,{scan},,\ngone,nowhere.nii.gz,,\n")
     assert main(["detect", str(table), "-o", str(tmp_path / "out"), "--method", "z-score"]) == 2
     assert statuses(tmp_path / "out") == {"one": "ok", "two": "ok", "gone": "failed"}
+    says = "nowhere.nii.gz cannot be read (No such file or directory); check the path."
+    assert rows(tmp_path / "out")["gone"]["message"] == says
     made = [json.loads((tmp_path / "out" / name / "run.json").read_text())["scan"] for name in ("one", "two")]
     assert [(one["contrast"], one["brain_mask"]) for one in made] == [("T2", "given"), ("FLAIR", "stripped")]
 
