@@ -242,7 +242,7 @@ def _half_way(before: Detection, after: Detection, registration: Registration, c
         _linear(resample(_placed(scan, place), grid).voxels, brain) for scan, place in zip(scans, places, strict=True)
     )
     one, two = matched(one, two, brain, grid.spacing_mm)
-    tissue = (_depth_mm(brain, grid) > RIM_MM) & ~_fluid(one, two, contrast, _voxels(SMOOTH_MM, grid))
+    tissue = _inner(brain, grid) & ~_fluid(one, two, contrast, _voxels(SMOOTH_MM, grid))
     lesions, findings = [], []
     for detection, place in zip((before, after), places, strict=True):
         score = resample(_placed(detection.score, place), grid).voxels
@@ -251,10 +251,10 @@ def _half_way(before: Detection, after: Detection, registration: Registration, c
     return _Pair(one, two, brain, tissue, (lesions[0], lesions[1]), (findings[0], findings[1]), grid)
 
 
-def _depth_mm(brain: np.ndarray, grid: Grid) -> np.ndarray:
-    """Distance to what is not brain, or not on the grid: a scan that cuts the brain ends there."""
-    depth_mm = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=grid.spacing_mm)
-    return np.asarray(depth_mm[1:-1, 1:-1, 1:-1])
+def _inner(brain: np.ndarray, grid: Grid) -> np.ndarray:
+    """Brain without a rim, of one voxel at least, also where the grid ends as a scan that cuts the brain does."""
+    depth_mm = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=grid.spacing_mm)[1:-1, 1:-1, 1:-1]
+    return np.asarray(depth_mm > max(RIM_MM, 1.01 * max(grid.spacing_mm)))
 
 
 def half_motion(motion: np.ndarray) -> np.ndarray:
