@@ -21,6 +21,10 @@ SMOOTH_ABOVE_RATIO = 1.2
 TIE = 1e-4
 """Shares of a voxel that differ by less are the same: forms of a file have affines that differ in their last digit."""
 
+INDEX_STEPS = np.array([1e6, 1e6, 1e6, 1e5])
+"""Of a voxel, to which the way between grids is rounded, its matrix and its shift: the forms of a file differ in the
+last digit of their affines, of which networks in bfloat16 make .2 % of the score."""
+
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 Box = tuple[slice, slice, slice]
@@ -127,7 +131,7 @@ def resample(volume: Volume, grid: Grid, order: int = 1, fill: float = 0.0) -> V
     voxels = volume.voxels.astype(np.float32, copy=False) if order else volume.voxels
     if same_grid(volume.grid, grid):
         return Volume(voxels, grid.affine, volume.source)
-    to_source = np.linalg.inv(volume.affine) @ grid.affine
+    to_source = np.rint(np.linalg.inv(volume.affine) @ grid.affine * INDEX_STEPS) / INDEX_STEPS
     if order and np.issubdtype(volume.voxels.dtype, np.floating):
         voxels = _smooth_for(voxels, to_source)
     return Volume(_sample(voxels, to_source, grid.shape, order, fill), grid.affine, volume.source)

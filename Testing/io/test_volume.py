@@ -733,3 +733,13 @@ def test_voxels_that_a_mask_half_covers_do_not_depend_on_the_last_digit_of_an_af
     for _ in range(5):
         moved = Volume(mask.voxels, mask.affine + np.vstack([random.normal(0, 1e-7, (3, 4)), np.zeros(4)]))
         assert np.array_equal(resample_mask(moved, grid), exact)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resampling_gives_the_same_bits_whatever_the_last_digit_of_an_affine(seed):
+    random = np.random.default_rng(seed)
+    image = Volume(random.random((12, 13, 14), np.float32), np.diag([2.0, 2, 2, 1]))
+    exact = resample(image, model_grid(image, 1.5)).voxels
+    for _ in range(5):
+        other = Volume(image.voxels, image.affine + np.vstack([random.normal(0, 3e-8, (3, 4)), np.zeros(4)]))
+        assert np.array_equal(resample(other, model_grid(other, 1.5)).voxels, exact)
