@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -461,3 +462,30 @@ def test_sample_data_are_registered_once(desktop: Any) -> None:
     assert SampleData.SampleDataLogic().downloadSamples("S") == [1]
     with pytest.raises(RuntimeError, match="network"):
         SampleData.SampleDataLogic().downloadSamples("MRHead")
+
+
+def test_two_imported_segmentations_have_slicer_rebuild_its_hierarchy(desktop: Any, tmp_path: Path) -> None:
+    """Without any module of ours; when this fails Slicer has mended it, and `OWN_OF_SLICER` can go."""
+    import slicer
+    from harness.desktop import OWN_OF_SLICER
+
+    known = len(desktop.all_vtk_errors())
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode").CreateDefaultDisplayNodes()
+    for name, clear in (("one", True), ("one", False), ("two", True)):
+        path = str(tmp_path / f"{name}.mrb")
+        assert Path(path).is_file() or slicer.mrmlScene.WriteToMRB(path)
+        slicer.mrmlScene.ReadFromMRB(path, clear)
+        desktop.process()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 2
+    told = desktop.all_vtk_errors()[known:]
+    assert told
+    assert all(any(own in part for own in OWN_OF_SLICER) for part in told)
+
+
+def test_every_error_of_vtk_is_seen(desktop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = SimpleNamespace(
+        GetOutput=lambda: "ERROR: In a.cxx\none\n\n\nWarning: In b.cxx\n\n\nERROR: In c.cxx\ntwo\n\n\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(desktop, "_vtk_output", told)
+        assert desktop.vtk_errors() == ["ERROR: In a.cxx\none", "ERROR: In c.cxx\ntwo"]
