@@ -197,6 +197,8 @@ class Panel:
             return
         if self.parameters.inputVolume is None and slicer.modules.disyre.widgetRepresentation().isEntered:
             self.parameters.inputVolume = _volume_at_hand()
+        if self.result is not None and not self.result.complete:
+            self._drop_result()
         self._list_study()
 
     def _list_study(self) -> None:
@@ -494,10 +496,13 @@ class Panel:
     def _paint(self) -> None:
         p = self.parameters
         if not self._reviewed.complete:
-            self._show_result(None)
-            self._say(_("A part of the result was deleted; detect again."))
+            self._drop_result()
             return
         paint(self._reviewed, p.border, p.heatOpacity, p.show)
+
+    def _drop_result(self) -> None:
+        self._show_result(None)
+        self._say(_("A part of the result was deleted; detect again."))
 
     def _on_bodies(self) -> None:
         """The bodies were shown or hidden, and their numbers go with them."""

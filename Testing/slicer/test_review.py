@@ -188,6 +188,17 @@ def test_numbers_that_were_deleted_are_not_missed(desktop: Any, blobs: Any) -> N
     assert column(desktop, "#") == ["1", "2"]
 
 
+@pytest.mark.parametrize("part", ["table", "levels", "segmentation"])
+def test_a_result_without_one_of_its_parts_is_no_longer_reviewed(desktop: Any, blobs: Any, part: str) -> None:
+    import slicer
+
+    slicer.mrmlScene.RemoveNode(getattr(blobs[1], part))
+    desktop.process()
+    assert desktop.widget("statusLabel").text == "A part of the result was deleted; detect again."
+    assert desktop.widget("findingsTable").rowCount == 0
+    assert not desktop.widget("nextButton").isEnabled()
+
+
 def test_the_legend_has_the_units_of_the_border_and_keeps_off_the_brain(desktop: Any, widget: Any) -> None:
     import slicer
 
