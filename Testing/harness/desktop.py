@@ -22,7 +22,7 @@ from harness import dialogs, pythonqt
 
 PATIENCE_S = 120.0
 HARMLESS = ("propagateSizeHints",)
-OWN_OF_SLICER = ("ResolveUnresolvedItems: Failed to process", "Failed to merge subject hierarchy nodes")
+OWN_OF_SLICER = ("ResolveUnresolvedItems: Failed to process", "re-building subject hierarchy from scratch")
 """It rebuilds the hierarchy of a scene with two segmentations that were imported; `test_harness` shows it."""
 _running: Desktop | None = None
 
