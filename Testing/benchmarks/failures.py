@@ -1,16 +1,17 @@
 """Pictures of what the bundled model gets wrong, for its card.
 
-    python Testing/benchmarks/failures.py LABELMAPS -o Resources/Models/brain-restoration/failures.png
+    disyre synthesize --patients --labelmaps LABELMAPS --maps '*_1[89].*' '*_20.*' --lesion-masks MASKS -o PATIENTS
+    python Testing/benchmarks/failures.py PATIENTS -o Resources/Models/brain-restoration/failures.png
 
-Synthetic volumes of the validation maps 15-17 with the lesions of the test family. Of each contrast the largest lesion
-that no finding touches and the largest finding that touches no lesion: the scan with the lesions outlined in green,
-the score with the findings outlined in red, and the restored image.
+Of each contrast of a dataset the largest lesion that no finding touches and the largest finding that touches no lesion,
+in axial scans: the scan with the lesions outlined in green, the score with the findings outlined in red, and the
+restored image.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,9 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from DISYRECore.detection.detector import Detection, Detector
-from DISYRECore.synthesis.anatomy import load_anatomies
-from DISYRECore.synthesis.test_set import synthesise_cases
+from DISYRECore.evaluation.datasets import Case, read_dataset
 
-MAPS = ("training_seg_15.nii.gz", "training_seg_16.nii.gz", "training_seg_17.nii.gz")
-CONTRASTS, KINDS, COUNT, SEED = ("T1", "T2", "FLAIR"), ("mass", "infarct", "plaques"), 36, 77
+CONTRASTS = ("T1", "T2", "FLAIR")
 TILE, CAPTION = 176, 18
 GREEN, RED, HEAT = (60, 230, 60), (255, 60, 40), (255, 170, 30)
 
@@ -102,23 +101,29 @@ def _upright(panel: np.ndarray) -> Image.Image:
     return picture.crop((left, top, left + TILE, top + TILE))
 
 
-def main() -> None:
-    """Draws the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labelmaps", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--model", default="brain-restoration")
-    options = parser.parse_args()
-    detector = Detector(options.model, device="cpu")
+def worst_failures(cases: Iterable[Case], detector: Detector) -> dict[tuple[str, bool], Failure]:
+    """The largest failure of each contrast and kind; its second key says whether a lesion was missed."""
     worst: dict[tuple[str, bool], Failure] = {}
-    for case in synthesise_cases(
-        load_anatomies([options.labelmaps / name for name in MAPS]), COUNT, SEED, CONTRASTS, KINDS
-    ):
-        detection = detector.detect(case.scan, mask=case.brain_mask.voxels > 0, contrast=case.contrast)
-        for failure in failures(detection, case.truth.voxels > 0, case.contrast):
+    for case in cases:
+        scan, truth, brain = case.load()
+        if np.abs(scan.affine[2, :3]).argmax() != 2:
+            continue
+        detection = detector.detect(scan, mask=brain, contrast=case.contrast)
+        for failure in failures(detection, truth, case.contrast):
             key = (failure.contrast, failure.missed)
             if key not in worst or failure.volume_ml > worst[key].volume_ml:
                 worst[key] = failure
+    return worst
+
+
+def main() -> None:
+    """Draws the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--model", default="brain-restoration")
+    options = parser.parse_args()
+    worst = worst_failures(read_dataset(options.dataset).cases, Detector(options.model, device="cpu"))
     rows = [[draw(worst[key]) for key in ((c, True), (c, False)) if key in worst] for c in CONTRASTS]
     picture = Image.new("RGB", (6 * TILE + 8, len(rows) * (TILE + CAPTION)))
     for y, row in enumerate(rows):
