@@ -22,9 +22,9 @@ $(VENV)/.ready-slicer: $(VENV)/.ready
 	touch $@
 
 test-slicer: $(VENV)/.ready-slicer
-	$(BIN)/python -m pytest Testing/slicer Testing/repository/test_packaging.py
+	$(BIN)/python -m pytest -m 'not slow' Testing/slicer Testing/repository/test_packaging.py
 
-test-slow: $(VENV)/.ready
+test-slow: $(VENV)/.ready-slicer
 	$(BIN)/python -m pytest -m slow
 
 fuzz: $(VENV)/.ready
