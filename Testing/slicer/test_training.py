@@ -337,6 +337,7 @@ def test_a_training_that_fails_says_why(
     assert not desktop.widget(NEXT).isEnabled()
 
 
+@pytest.mark.slow
 def test_a_training_needs_nobody(
     desktop: Any, wizard: Any, scans: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
