@@ -27,6 +27,7 @@ DISCLAIMER = "Research use only. Not a medical device."
 CAVEAT = "This does not rule out disease."
 MOST_PICTURED = 10
 MOST_LISTED = 100
+MOST_VALUES = 12
 OVERVIEW_SLICES = 15
 OVERVIEW_PIXELS = 160
 SLICE_PIXELS = 240
@@ -375,6 +376,8 @@ def _left_out(count: int) -> str:
 
 def _settings_table(settings: Mapping[str, Any]) -> str:
     def show(value: Any) -> str:
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            return f"{len(value)} values, in run.json"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     rows = [(name, show(value)) for name, value in settings.items()]

@@ -790,24 +790,39 @@ def test_dragging_the_border_is_fast(desktop: Any, widget: Any, unit_s: float) -
     assert np.median(steps) < DRAGGED * unit_s
 
 
-@pytest.mark.parametrize("record", [{}, {"healthy": {"low": 0.3, "scans": 10, "evidence": [9.0, 4.0]}}])
-def test_no_step_of_import_and_follow_up_blocks(desktop: Any, widget: Any, unit_s: float, record: dict) -> None:
+@pytest.mark.parametrize(
+    ("record", "power", "borders"),
+    [
+        ({}, 3, (0.5, 0.6)),
+        ({}, 6, (0.5, 0.4)),
+        ({"healthy": {"low": 0.3, "scans": 10, "evidence": [9.0, 4.0]}}, 6, (0.5, 0.4)),
+    ],
+    ids=["much", "little", "calibrated"],
+)
+def test_no_step_of_import_and_follow_up_blocks(
+    desktop: Any, widget: Any, unit_s: float, record: dict, power: int, borders: tuple[float, float]
+) -> None:
     """The best of three, of each step: of the import, of the first search and of one with another border."""
     from DISYRELib.search import Search
 
     runs = []
     for _ in range(3):
-        result, steps = big_result(desktop, widget, (155, 240, 240), record)
+        result, steps = big_result(desktop, widget, (155, 240, 240), record, power)
         search, criteria = Search(result), widget.panel._criteria
-        for border in (0.5, 0.4):
+        for border in borders:
             steps += step_seconds(search.steps(replace(criteria, border=border)))
         runs.append([*steps, seconds(widget.panel._list_findings)])
         assert result.table.GetNumberOfRows() > 3
     assert np.min(runs, axis=0).max() < BLOCKED * unit_s
 
 
-def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int], record: Any = None) -> tuple[Any, list[float]]:
-    """A result of that size with a noisy score in an ellipsoidal brain, and how long each step of its import took."""
+def big_result(
+    desktop: Any, widget: Any, shape: tuple[int, int, int], record: Any = None, power: int = 3
+) -> tuple[Any, list[float]]:
+    """A result of that size with a noisy score in an ellipsoidal brain, and how long each step of its import took.
+
+    The higher the power, the less of the score lies above a border.
+    """
     import tempfile
 
     from DISYRELib import scene
@@ -816,7 +831,7 @@ def big_result(desktop: Any, widget: Any, shape: tuple[int, int, int], record: A
 
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     brain = sum(a**2 for a in np.meshgrid(*axes, indexing="ij")) < 0.7
-    coarse = np.random.default_rng(0).random([n // 12 + 1 for n in shape], np.float32) ** 6
+    coarse = np.random.default_rng(0).random([n // 12 + 1 for n in shape], np.float32) ** power
     score = coarse.repeat(12, 0).repeat(12, 1).repeat(12, 2)[: shape[0], : shape[1], : shape[2]] * brain
     volume = desktop.add_volume((brain * 100).astype(np.int16), name="Large")
     desktop.show(volume)
